@@ -1,0 +1,72 @@
+#include "compiler/codegen/cpu_target.h"
+
+#include "runtime/device/cpu_features.h"
+
+#include "llvm/ADT/SmallVector.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/TargetParser/Host.h"
+#include "llvm/TargetParser/Triple.h"
+#include "llvm/TargetParser/X86TargetParser.h"
+
+#include <algorithm>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+Error unknownCpu(StringRef request) {
+  SmallVector<StringRef> known;
+  X86::fillValidCPUArchList(known, /*Only64Bit=*/true);
+  auto nearest = std::min_element(known.begin(), known.end(), [&](StringRef a, StringRef b) {
+    return request.edit_distance(a) < request.edit_distance(b);
+  });
+  return createStringError("unknown target CPU '" + request + "' (nearest known: '" + *nearest +
+                           "'; 'host' is this machine's)");
+}
+
+} // namespace
+
+Expected<CpuTarget> moeplan::compiler::resolveCpuTarget(StringRef request) {
+  CpuTarget target;
+  target.triple = sys::getDefaultTargetTriple();
+  bool host = request == "host";
+  target.cpu = host ? sys::getHostCPUName().str() : request.str();
+
+  if (Triple(target.triple).getArch() != Triple::x86_64) {
+    // Elsewhere only the baseline of the architecture, which needs no detection.
+    if (!host && request != "generic")
+      return createStringError("on " + target.triple + " the target CPU is 'host' or 'generic'");
+    target.cpu = "generic";
+    return target;
+  }
+  if (X86::parseArchX86(target.cpu, /*Only64Bit=*/true) == X86::CK_None)
+    return unknownCpu(request);
+
+  std::vector<std::string> switches;
+  auto consider = [&](StringRef feature, bool enabled) {
+    bool usable = enabled && isKnownCpuFeature(feature.str());
+    if (usable)
+      target.features.push_back(feature.str());
+    switches.push_back((usable ? "+" : "-") + feature.str());
+  };
+  if (host) {
+    // A virtual machine may hide extensions that the CPU's name implies.
+    for (const auto &feature : sys::getHostCPUFeatures())
+      consider(feature.getKey(), feature.getValue());
+  } else {
+    SmallVector<StringRef> features;
+    X86::getFeaturesForCPU(target.cpu, features);
+    for (StringRef feature : features)
+      consider(feature, true);
+  }
+  sort(target.features);
+  sort(switches);
+  target.llvmFeatures = join(switches.begin(), switches.end(), ",");
+
+  auto has = [&](StringRef feature) { return is_contained(target.features, feature); };
+  target.lanes = has("avx512f") ? 16 : has("avx") ? 8 : 4;
+  return target;
+}

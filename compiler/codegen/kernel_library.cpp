@@ -1,0 +1,225 @@
+#include "compiler/codegen/kernel_library.h"
+
+#include "compiler/codegen/link.h"
+#include "cpu/bitcode.h"
+#include "kernel_abi.h"
+
+#include "llvm/Bitcode/BitcodeReader.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/LegacyPassManager.h"
+#include "llvm/IR/Module.h"
+#include "llvm/IR/Verifier.h"
+#include "llvm/MC/TargetRegistry.h"
+#include "llvm/Object/ELFObjectFile.h"
+#include "llvm/Passes/PassBuilder.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Support/raw_ostream.h"
+#include "llvm/Target/TargetMachine.h"
+#include "llvm/Transforms/IPO/GlobalDCE.h"
+
+#include <map>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+/// The parameters of a micro-kernel before its bindings: step, tile_begin, tile_end.
+constexpr unsigned kRangeParameters = 3;
+
+Expected<std::unique_ptr<TargetMachine>> createTargetMachine(const CpuTarget &target) {
+  static const bool initialized = [] {
+    InitializeNativeTarget();
+    InitializeNativeTargetAsmPrinter();
+    return true;
+  }();
+  (void)initialized;
+  std::string error;
+  const Target *registered = TargetRegistry::lookupTarget(target.triple, error);
+  if (!registered)
+    return createStringError("no code generator for " + target.triple + ": " + error);
+  return std::unique_ptr<TargetMachine>(registered->createTargetMachine(
+      target.triple, target.cpu, target.llvmFeatures, TargetOptions(), Reloc::PIC_, std::nullopt,
+      CodeGenOptLevel::Aggressive));
+}
+
+/// Adds to the bitcode module one wrapper per kernel.
+class Specializer {
+public:
+  Specializer(Module &module, const CpuTarget &target) : module(module), builder(module.getContext()) {
+    // Attributes of a function override the target machine's CPU. The kernels' own vectors must not
+    // be split where a CPU's tuning prefers shorter ones.
+    attributes.addAttribute("target-cpu", target.cpu);
+    attributes.addAttribute("target-features", target.llvmFeatures);
+    std::string bits = std::to_string(32 * target.lanes);
+    attributes.addAttribute("prefer-vector-width", bits);
+    attributes.addAttribute("min-legal-vector-width", bits);
+    for (Function &function : module) {
+      if (function.isDeclaration())
+        continue;
+      for (StringRef name : {"target-cpu", "target-features", "tune-cpu"})
+        function.removeFnAttr(name);
+      function.removeFnAttr(Attribute::NoInline);
+      function.removeFnAttr(Attribute::OptimizeNone);
+      function.addFnAttr(Attribute::AlwaysInline);
+      function.addFnAttrs(attributes);
+      function.setLinkage(GlobalValue::InternalLinkage);
+    }
+  }
+
+  Error addWrapper(const KernelSpec &kernel) {
+    Function *implementation = module.getFunction("moeplan_cpu_" + kernel.implementation);
+    if (!implementation)
+      return fail(kernel, "there is no micro-kernel '" + kernel.implementation + "'");
+    Type *pointer = builder.getPtrTy(), *i64 = builder.getInt64Ty();
+    Function *wrapper = Function::Create(
+        FunctionType::get(builder.getVoidTy(), {pointer, pointer, i64, i64}, false),
+        GlobalValue::ExternalLinkage, kernel.symbol, module);
+    wrapper->addFnAttrs(attributes);
+    wrapper->addFnAttr(Attribute::NoUnwind);
+    builder.SetInsertPoint(BasicBlock::Create(module.getContext(), "entry", wrapper));
+
+    std::map<StringRef, const std::variant<int64_t, double> *> constants;
+    for (const auto &[name, value] : kernel.constants)
+      constants[name] = &value;
+    SmallVector<Value *> arguments{wrapper->getArg(1), wrapper->getArg(2), wrapper->getArg(3)};
+    unsigned bindings = 0;
+    for (Argument &parameter : drop_begin(implementation->args(), kRangeParameters)) {
+      if (parameter.getType()->isPointerTy()) {
+        Value *slot = builder.CreateConstInBoundsGEP1_64(pointer, wrapper->getArg(0), bindings++);
+        arguments.push_back(builder.CreateLoad(pointer, slot));
+        continue;
+      }
+      auto constant = constants.find(parameter.getName());
+      if (constant == constants.end())
+        return fail(kernel, "constant '" + parameter.getName() + "' is missing");
+      bool isReal = std::holds_alternative<double>(*constant->second);
+      if (isReal != parameter.getType()->isDoubleTy())
+        return fail(kernel, "constant '" + parameter.getName() + "' must be " +
+                                (isReal ? "an integer" : "a float"));
+      arguments.push_back(
+          isReal ? static_cast<Value *>(ConstantFP::get(parameter.getType(),
+                                                        std::get<double>(*constant->second)))
+                 : builder.getInt64(std::get<int64_t>(*constant->second)));
+      constants.erase(constant);
+    }
+    if (!constants.empty())
+      return fail(kernel, "micro-kernel '" + kernel.implementation + "' has no constant '" +
+                              constants.begin()->first + "'");
+    if (bindings != kernel.bindings)
+      return fail(kernel, "takes " + Twine(bindings) + " operands, dispatched with " +
+                              Twine(kernel.bindings));
+    builder.CreateCall(implementation, arguments);
+    builder.CreateRetVoid();
+    return Error::success();
+  }
+
+  void addAbiVersion() {
+    new GlobalVariable(module, builder.getInt32Ty(), /*isConstant=*/true,
+                       GlobalValue::ExternalLinkage, builder.getInt32(MOEPLAN_KERNEL_ABI_VERSION),
+                       MOEPLAN_KERNEL_ABI_SYMBOL);
+  }
+
+private:
+  static Error fail(const KernelSpec &kernel, const Twine &message) {
+    return createStringError("kernel " + kernel.symbol + ": " + message);
+  }
+
+  Module &module;
+  IRBuilder<> builder;
+  AttrBuilder attributes{module.getContext()};
+};
+
+void optimize(Module &module, TargetMachine &machine) {
+  LoopAnalysisManager loops;
+  FunctionAnalysisManager functions;
+  CGSCCAnalysisManager sccs;
+  ModuleAnalysisManager modules;
+  PipelineTuningOptions tuning;
+  tuning.LoopVectorization = tuning.SLPVectorization = tuning.LoopUnrolling = true;
+  PassBuilder passes(&machine, tuning);
+  passes.registerModuleAnalyses(modules);
+  passes.registerCGSCCAnalyses(sccs);
+  passes.registerFunctionAnalyses(functions);
+  passes.registerLoopAnalyses(loops);
+  passes.crossRegisterProxies(loops, functions, sccs, modules);
+  ModulePassManager pipeline;
+  pipeline.addPass(GlobalDCEPass()); // micro-kernels that no plan uses
+  pipeline.addPass(passes.buildPerModuleDefaultPipeline(OptimizationLevel::O3));
+  pipeline.run(module, modules);
+}
+
+Expected<SmallVector<char, 0>> emitObject(Module &module, TargetMachine &machine) {
+  SmallVector<char, 0> object;
+  raw_svector_ostream stream(object);
+  legacy::PassManager passes;
+  if (machine.addPassesToEmitFile(passes, stream, nullptr, CodeGenFileType::ObjectFile))
+    return createStringError("the target cannot emit object files");
+  passes.run(module);
+  return object;
+}
+
+Expected<std::vector<uint32_t>> codeBytes(StringRef object, ArrayRef<KernelSpec> kernels) {
+  auto file = object::ObjectFile::createELFObjectFile(MemoryBufferRef(object, "kernels.o"));
+  if (!file)
+    return file.takeError();
+  StringMap<uint32_t> sizes;
+  for (object::ELFSymbolRef symbol : (*file)->symbols()) {
+    Expected<StringRef> name = symbol.getName();
+    if (!name)
+      return name.takeError();
+    sizes[*name] = symbol.getSize();
+  }
+  std::vector<uint32_t> bytes;
+  for (const KernelSpec &kernel : kernels)
+    bytes.push_back(sizes.lookup(kernel.symbol));
+  return bytes;
+}
+
+} // namespace
+
+Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> kernels,
+                                                          const CpuTarget &target) {
+  auto machine = createTargetMachine(target);
+  if (!machine)
+    return machine.takeError();
+
+  LLVMContext context;
+  std::span<const char> bitcode = cpuKernelBitcode(target.lanes);
+  auto parsed = parseBitcodeFile(
+      MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);
+  if (!parsed)
+    return parsed.takeError();
+  Module &module = **parsed;
+  module.setDataLayout((*machine)->createDataLayout());
+  module.setTargetTriple(target.triple);
+
+  Specializer specializer(module, target);
+  for (const KernelSpec &kernel : kernels)
+    if (Error error = specializer.addWrapper(kernel))
+      return error;
+  specializer.addAbiVersion();
+  std::string problem;
+  raw_string_ostream stream(problem);
+  if (verifyModule(module, &stream))
+    return createStringError("internal: specialised kernels do not verify: " + problem);
+  optimize(module, **machine);
+
+  auto object = emitObject(module, **machine);
+  if (!object)
+    return object.takeError();
+  StringRef bytes(object->data(), object->size());
+  KernelLibrary library;
+  library.target = target;
+  auto sizes = codeBytes(bytes, kernels);
+  if (!sizes)
+    return sizes.takeError();
+  library.codeBytes = std::move(*sizes);
+  auto elf = linkSharedObject(bytes);
+  if (!elf)
+    return elf.takeError();
+  library.elf = std::move(*elf);
+  return library;
+}

@@ -1,0 +1,232 @@
+#include "compiler/driver/compile.h"
+
+#include "compiler/codegen/kernel_library.h"
+#include "compiler/import/checkpoint.h"
+#include "compiler/import/import_model.h"
+#include "compiler/pack/atomic_file.h"
+#include "compiler/pack/pack.h"
+#include "compiler/policy/policy.h"
+#include "compiler/transforms/passes.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/Verifier.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Transforms/Passes.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Config/llvm-config.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+
+#include <set>
+#include <xxhash.h>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+Error writeText(StringRef path, StringRef text) {
+  auto file = AtomicFile::create(path);
+  if (!file)
+    return file.takeError();
+  if (Error error =
+          file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
+    return error;
+  return file->commit();
+}
+
+std::string printModule(mlir::ModuleOp module) {
+  std::string text;
+  raw_string_ostream stream(text);
+  module.print(stream);
+  stream << "\n";
+  return text;
+}
+
+/// XXH3-128 in hex; empty for an empty text.
+std::string digestOf(StringRef text) {
+  if (text.empty())
+    return "";
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(text.data(), text.size()));
+  return toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
+}
+
+class Compilation {
+public:
+  explicit Compilation(const CompileOptions &options) : options(options) {}
+
+  Expected<CompileReport> run() {
+    if (Error error = readInputs())
+      return error;
+    context.loadDialect<moe::MoeDialect, plan::PlanDialect, mlir::func::FuncDialect>();
+    context.printOpOnDiagnostic(false);
+    context.printStackTraceOnDiagnostic(false);
+
+    module = importModel(context, *checkpoint);
+    if (failed(mlir::verify(*module)))
+      return createStringError("internal: the imported model does not verify");
+    if (Error error = finishPhase(Phase::Moe, "moe"))
+      return error;
+    if (options.compileTo == Phase::Moe)
+      return report;
+
+    addTiers();
+    if (Error error = runPasses([](mlir::PassManager &passes) {
+          passes.addPass(createApplyPlacement());
+          passes.addPass(createFuse());
+        }))
+      return error;
+    if (Error error = finishPhase(Phase::Placed, "placed"))
+      return error;
+    if (options.compileTo == Phase::Placed)
+      return report;
+
+    if (Error error = runPasses([](mlir::PassManager &passes) {
+          passes.addPass(createConvertMoeToPlan());
+          passes.addPass(createScheduleTransfers());
+          passes.addPass(createAssignArena());
+        }))
+      return error;
+    if (Error error = finishPhase(Phase::Plan, "plan"))
+      return error;
+    if (options.compileTo == Phase::Plan)
+      return report;
+    return packPlans();
+  }
+
+private:
+  Error readInputs() {
+    policy = defaultPolicy();
+    if (!options.policy.empty()) {
+      auto text = MemoryBuffer::getFile(options.policy);
+      if (!text)
+        return createStringError(options.policy + ": " + text.getError().message());
+      auto parsed = parsePolicy((*text)->getBuffer(), options.policy);
+      if (!parsed)
+        return parsed.takeError();
+      policy = std::move(*parsed);
+      policyDigest = digestOf((*text)->getBuffer());
+    }
+    std::vector<std::string> requests =
+        options.targetCpus.empty() ? policy.cpuTargets : options.targetCpus;
+    if (requests.empty())
+      requests = {"host"};
+    std::set<std::string> seen;
+    for (const std::string &request : requests) {
+      auto target = resolveCpuTarget(request);
+      if (!target)
+        return target.takeError();
+      if (seen.insert(target->cpu).second)
+        targets.push_back(std::move(*target));
+    }
+    auto opened = Checkpoint::open(options.checkpoint);
+    if (!opened)
+      return opened.takeError();
+    checkpoint = std::move(*opened);
+    if (!options.dumpPhasesTo.empty())
+      if (std::error_code error = sys::fs::create_directories(options.dumpPhasesTo))
+        return createStringError(options.dumpPhasesTo + ": " + error.message());
+    return Error::success();
+  }
+
+  void addTiers() {
+    mlir::OpBuilder builder(module->getBodyRegion());
+    builder.setInsertionPointToEnd(module->getBody());
+    auto rule = [&](StringRef pattern, StringRef format, StringRef residency) -> mlir::Attribute {
+      auto string = [&](StringRef text) {
+        return text.empty() ? mlir::StringAttr() : builder.getStringAttr(text);
+      };
+      return moe::RuleAttr::get(&context, string(pattern), string(format), string(residency));
+    };
+    for (const Tier &tier : policy.tiers) {
+      SmallVector<mlir::Attribute> rules;
+      for (const PinRule &pin : tier.pins)
+        rules.push_back(rule(pin.experts, pin.format, pin.residency));
+      rules.push_back(rule("*", "bf16", "host"));
+      builder.create<moe::TierOp>(builder.getUnknownLoc(), tier.name, builder.getArrayAttr(rules));
+    }
+  }
+
+  Error runPasses(function_ref<void(mlir::PassManager &)> add) {
+    // What the passes have to say to the user becomes the error.
+    std::string message;
+    mlir::ScopedDiagnosticHandler handler(&context, [&](mlir::Diagnostic &diagnostic) {
+      if (diagnostic.getSeverity() == mlir::DiagnosticSeverity::Error && message.empty())
+        message = diagnostic.str();
+      return mlir::success();
+    });
+    mlir::PassManager passes(&context);
+    if (options.printIrAfterAll) {
+      context.disableMultithreading();
+      passes.enableIRPrinting([](mlir::Pass *, mlir::Operation *) { return false; },
+                              [](mlir::Pass *, mlir::Operation *) { return true; },
+                              /*printModuleScope=*/false, /*printAfterOnlyOnChange=*/false,
+                              /*printAfterOnlyOnFailure=*/false, errs());
+    }
+    if (options.timing)
+      passes.enableTiming();
+    add(passes);
+    if (succeeded(passes.run(*module)))
+      return Error::success();
+    return createStringError(message.empty() ? "a pass failed" : message);
+  }
+
+  Error finishPhase(Phase phase, StringRef name) {
+    if (!options.dumpPhasesTo.empty()) {
+      SmallString<128> path(options.dumpPhasesTo);
+      sys::path::append(path, name + ".mlir");
+      if (Error error = writeText(path, printModule(*module)))
+        return error;
+    }
+    if (options.compileTo != phase)
+      return Error::success();
+    std::string text = printModule(*module);
+    if (options.output.empty()) {
+      outs() << text;
+      outs().flush();
+      return Error::success();
+    }
+    report.fileBytes = text.size();
+    return writeText(options.output, text);
+  }
+
+  Expected<CompileReport> packPlans() {
+    std::vector<KernelSpec> kernels = collectKernels(*module);
+    std::vector<KernelLibrary> libraries;
+    for (const CpuTarget &target : targets) {
+      auto library = compileKernels(kernels, target);
+      if (!library)
+        return library.takeError();
+      report.targetCpus.push_back(target.cpu);
+      libraries.push_back(std::move(*library));
+    }
+    Provenance provenance{MOEPLAN_VERSION, LLVM_VERSION_STRING, checkpoint->digest(), policyDigest,
+                          "moeplanc compile --target-cpu=" + join(report.targetCpus, ",")};
+    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, options.output,
+                              options.progress);
+    if (!bytes)
+      return bytes.takeError();
+    report.fileBytes = *bytes;
+    report.plans = policy.tiers.size();
+    report.kernels = kernels.size();
+    return report;
+  }
+
+  const CompileOptions &options;
+  mlir::MLIRContext context;
+  Policy policy;
+  std::string policyDigest;
+  std::vector<CpuTarget> targets;
+  std::unique_ptr<Checkpoint> checkpoint;
+  mlir::OwningOpRef<mlir::ModuleOp> module;
+  CompileReport report;
+};
+
+} // namespace
+
+Expected<CompileReport> moeplan::compiler::compile(const CompileOptions &options) {
+  return Compilation(options).run();
+}

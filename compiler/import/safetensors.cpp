@@ -1,0 +1,336 @@
+#include "safetensors.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/Endian.h"
+#include "llvm/Support/JSON.h"
+#include "llvm/Support/MathExtras.h"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <iterator>
+#include <set>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+using namespace llvm;
+
+namespace moeplan::compiler {
+
+namespace {
+
+/// Bytes. The limit of the reference implementation of safetensors on its header.
+constexpr uint64_t kMaxJsonBytes = 100'000'000;
+/// Levels. No file of a checkpoint nests deeper than a handful.
+constexpr int kMaxJsonDepth = 64;
+/// Bytes of the little-endian header length that a safetensors file begins with.
+constexpr uint64_t kLengthBytes = 8;
+/// Characters of a found value that a message repeats.
+constexpr size_t kMaxDescription = 100;
+
+struct DTypeInfo {
+  DType id;
+  StringLiteral name;
+  uint64_t bytes;
+};
+constexpr std::array<DTypeInfo, 3> kDTypes{{
+    {DType::F32, "F32", 4},
+    {DType::F16, "F16", 2},
+    {DType::BF16, "BF16", 2},
+}};
+
+const DTypeInfo &dtypeInfo(DType dtype) {
+  return *find_if(kDTypes, [&](const DTypeInfo &info) { return info.id == dtype; });
+}
+
+} // namespace
+
+uint64_t dtypeBytes(DType dtype) { return dtypeInfo(dtype).bytes; }
+StringRef dtypeName(DType dtype) { return dtypeInfo(dtype).name; }
+
+Error importError(const Twine &message) {
+  std::string line;
+  for (char c : message.str()) {
+    auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f)
+      line += "\\x" + toHex(StringRef(&c, 1), /*LowerCase=*/true);
+    else
+      line += c;
+  }
+  return createStringError(inconvertibleErrorCode(), Twine(json::fixUTF8(line)));
+}
+
+std::string describe(const nlohmann::json *value) {
+  if (!value)
+    return "missing";
+  std::string text = value->dump();
+  // Between elements as people write it: "[2, 3]".
+  if (value->is_array() && all_of(*value, [](auto &item) { return item.is_number(); }))
+    text = "[" + join(map_range(*value, [](auto &item) { return item.dump(); }), ", ") + "]";
+  if (text.size() > kMaxDescription)
+    text = text.substr(0, kMaxDescription) + "...";
+  return "file has " + text;
+}
+
+std::string formatShape(ArrayRef<uint64_t> shape) {
+  return "[" + join(map_range(shape, [](uint64_t extent) { return utostr(extent); }), ", ") + "]";
+}
+
+//===----------------------------------------------------------------------===//
+// Mapping
+//===----------------------------------------------------------------------===//
+
+Expected<MappedFile> MappedFile::open(const std::string &path) {
+  auto failure = [&] { return importError(path + ": " + std::strerror(errno)); };
+  // Without O_NONBLOCK, a FIFO in place of the file would hang the compiler.
+  int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0)
+    return failure();
+  auto mapped = [&]() -> Expected<MappedFile> {
+    struct stat status{};
+    if (::fstat(descriptor, &status) != 0)
+      return failure();
+    if (!S_ISREG(status.st_mode))
+      return importError(path + ": a regular file expected");
+    MappedFile file;
+    auto bytes = static_cast<size_t>(status.st_size);
+    if (bytes == 0) // mmap refuses empty ranges
+      return file;
+    void *address = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (address == MAP_FAILED)
+      return failure();
+    file.bytes_ = {static_cast<const uint8_t *>(address), bytes};
+    return file;
+  }();
+  ::close(descriptor);
+  return mapped;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty())
+    ::munmap(const_cast<uint8_t *>(bytes_.data()), bytes_.size());
+}
+
+void MappedFile::release(ArrayRef<uint8_t> range) const {
+  if (range.empty())
+    return;
+  // The mapping begins at a page; so pages are counted from there.
+  auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  uint64_t begin = alignTo(range.begin() - bytes_.begin(), page);
+  uint64_t end = alignDown(range.end() - bytes_.begin(), page);
+  // Advice: nothing depends on its success.
+  if (begin < end)
+    (void)::madvise(const_cast<uint8_t *>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
+}
+
+//===----------------------------------------------------------------------===//
+// JSON
+//===----------------------------------------------------------------------===//
+
+namespace {
+
+/// Iterates over a text and counts, in a counter shared by its copies, what the parser has
+/// consumed: the parser's callback is told keys, but not where they stand.
+class CountingIterator {
+public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char *;
+  using reference = const char &;
+
+  CountingIterator(const char *position, size_t *consumed)
+      : position_(position), consumed_(consumed) {}
+  reference operator*() const { return *position_; }
+  CountingIterator &operator++() {
+    ++position_;
+    ++*consumed_;
+    return *this;
+  }
+  bool operator==(const CountingIterator &other) const { return position_ == other.position_; }
+
+private:
+  const char *position_;
+  size_t *consumed_;
+};
+
+/// Leaves the parser from its callback; never leaves parseJson.
+struct JsonRefusal {
+  std::string reason;
+};
+
+} // namespace
+
+Expected<nlohmann::json> parseJson(StringRef text, StringRef origin) {
+  using Event = nlohmann::json::parse_event_t;
+  if (text.size() > kMaxJsonBytes)
+    return importError(origin + ": at most " + Twine(kMaxJsonBytes) +
+                       " bytes of JSON expected, file has " + Twine(text.size()));
+  size_t consumed = 0;
+  std::vector<std::set<std::string>> keys; // of the objects that are open
+  auto refuseAtPosition = [&](const std::string &what) {
+    throw JsonRefusal{what + " before byte " + std::to_string(consumed)};
+  };
+  auto check = [&](int depth, Event event, nlohmann::json &value) {
+    if (depth > kMaxJsonDepth)
+      refuseAtPosition("more than " + std::to_string(kMaxJsonDepth) + " levels of nesting");
+    if (event == Event::object_start)
+      keys.emplace_back();
+    else if (event == Event::object_end)
+      keys.pop_back();
+    else if (event == Event::key && !keys.back().insert(value.get_ref<std::string &>()).second)
+      refuseAtPosition("duplicate key " + value.dump());
+    return true;
+  };
+  try {
+    return nlohmann::json::parse(CountingIterator(text.begin(), &consumed),
+                                 CountingIterator(text.end(), &consumed), check);
+  } catch (const JsonRefusal &refusal) {
+    return importError(origin + ": " + refusal.reason);
+  } catch (const std::exception &failure) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
+    StringRef what = failure.what();
+    if (size_t bracket = what.find("] "); what.starts_with("[json.") && bracket != StringRef::npos)
+      what = what.drop_front(bracket + 2);
+    return importError(origin + ": not JSON: " + what);
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// Safetensors
+//===----------------------------------------------------------------------===//
+
+namespace {
+
+using Json = nlohmann::json;
+
+const Json *findMember(const Json &object, const char *key) {
+  auto member = object.find(key);
+  return member == object.end() ? nullptr : &*member;
+}
+
+/// An array of unsigned integers, or nothing.
+template <typename Vector> bool readUnsigned(const Json *value, Vector &result) {
+  if (!value || !value->is_array())
+    return false;
+  for (const Json &item : *value) {
+    if (!item.is_number_unsigned())
+      return false;
+    result.push_back(item.template get<uint64_t>());
+  }
+  return true;
+}
+
+/// Bytes of a tensor, or nothing where the product exceeds 64 bits.
+std::optional<uint64_t> tensorBytes(DType dtype, ArrayRef<uint64_t> shape) {
+  uint64_t bytes = dtypeBytes(dtype);
+  for (uint64_t extent : shape)
+    if (__builtin_mul_overflow(bytes, extent, &bytes))
+      return std::nullopt;
+  return bytes;
+}
+
+/// Reads one entry of the header; `dataBytes` follow the header, which ends at `dataStart`.
+Expected<TensorInfo> readTensor(const std::string &name, const Json &entry, uint64_t dataStart,
+                                uint64_t dataBytes, StringRef origin) {
+  auto failure = [&](const Twine &expectedAndFound) {
+    return importError(name + ": " + expectedAndFound + " (" + origin + ")");
+  };
+  if (!entry.is_object())
+    return failure("an object with dtype, shape and data_offsets expected, " + describe(&entry));
+  TensorInfo tensor;
+  tensor.name = name;
+
+  const Json *dtype = findMember(entry, "dtype");
+  auto known = find_if(kDTypes, [&](const DTypeInfo &info) {
+    return dtype && dtype->is_string() && dtype->get_ref<const std::string &>() == info.name;
+  });
+  if (known == kDTypes.end())
+    return failure("dtype BF16, F16 or F32 expected, " + describe(dtype));
+  tensor.dtype = known->id;
+
+  const Json *shape = findMember(entry, "shape");
+  if (!readUnsigned(shape, tensor.shape))
+    return failure("shape: an array of unsigned integers expected, " + describe(shape));
+  const Json *offsets = findMember(entry, "data_offsets");
+  SmallVector<uint64_t, 2> range;
+  if (!readUnsigned(offsets, range) || range.size() != 2 || range[0] > range[1])
+    return failure("data_offsets: [begin, end] with begin <= end expected, " + describe(offsets));
+  if (range[1] > dataBytes)
+    return failure("data_offsets: an end of at most " + Twine(dataBytes) +
+                   ", the bytes of data in the file, expected, " + describe(offsets));
+  std::optional<uint64_t> bytes = tensorBytes(tensor.dtype, tensor.shape);
+  if (bytes != range[1] - range[0])
+    return failure((bytes ? utostr(*bytes) : "over 2^64") + Twine(" bytes expected for ") +
+                   dtypeName(tensor.dtype) + " " + formatShape(tensor.shape) + ", file has " +
+                   Twine(range[1] - range[0]));
+  tensor.offset = dataStart + range[0];
+  tensor.bytes = *bytes;
+  return tensor;
+}
+
+/// Checks that the tensors, sorted by offset, cover [begin, end) of the file exactly.
+Error checkCoverage(ArrayRef<TensorInfo> tensors, uint64_t begin, uint64_t end, StringRef origin) {
+  uint64_t covered = begin;
+  const TensorInfo *previous = nullptr;
+  for (const TensorInfo &tensor : tensors) {
+    if (tensor.offset != covered) {
+      std::string found = tensor.offset < covered ? "overlaps " + previous->name : "leaves a hole";
+      return importError(tensor.name + ": data at offset " + Twine(covered - begin) +
+                         " expected, file has it at " + Twine(tensor.offset - begin) + ", which " +
+                         found + " (" + origin + ")");
+    }
+    covered += tensor.bytes;
+    previous = &tensor;
+  }
+  if (covered != end)
+    return importError(origin + ": " + Twine(covered - begin) +
+                       " bytes of data expected by the header, file has " + Twine(end - begin));
+  return Error::success();
+}
+
+} // namespace
+
+Expected<std::vector<TensorInfo>> parseSafetensorsHeader(ArrayRef<uint8_t> file, StringRef origin) {
+  if (file.size() < kLengthBytes)
+    return importError(origin + ": a header length of " + Twine(kLengthBytes) +
+                       " bytes expected, file has " + Twine(file.size()) + " bytes");
+  uint64_t headerBytes = support::endian::read64le(file.data());
+  uint64_t limit = std::min<uint64_t>(kMaxJsonBytes, file.size() - kLengthBytes);
+  if (headerBytes > limit)
+    return importError(origin + ": a header length of at most " + Twine(limit) +
+                       " bytes expected, file has " + Twine(headerBytes));
+  StringRef text(reinterpret_cast<const char *>(file.data()) + kLengthBytes, headerBytes);
+  Expected<Json> header = parseJson(text, origin);
+  if (!header)
+    return header.takeError();
+  if (!header->is_object())
+    return importError(origin + ": a header that is a JSON object expected, " + describe(&*header));
+
+  uint64_t dataStart = kLengthBytes + headerBytes;
+  std::vector<TensorInfo> tensors;
+  for (const auto &[name, entry] : header->items()) {
+    if (name == "__metadata__") { // free text of whoever wrote the file
+      if (!entry.is_object())
+        return importError(origin + ": __metadata__: an object expected, " + describe(&entry));
+      continue;
+    }
+    Expected<TensorInfo> tensor =
+        readTensor(name, entry, dataStart, file.size() - dataStart, origin);
+    if (!tensor)
+      return tensor.takeError();
+    tensors.push_back(std::move(*tensor));
+  }
+  // By size second: an empty tensor stands before the one that begins at the same place.
+  llvm::sort(tensors, [](const TensorInfo &a, const TensorInfo &b) {
+    return std::tie(a.offset, a.bytes, a.name) < std::tie(b.offset, b.bytes, b.name);
+  });
+  if (Error error = checkCoverage(tensors, dataStart, file.size(), origin))
+    return error;
+  return tensors;
+}
+
+} // namespace moeplan::compiler

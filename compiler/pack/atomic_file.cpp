@@ -1,0 +1,92 @@
+#include "compiler/pack/atomic_file.h"
+
+#include "llvm/Support/Path.h"
+#include "llvm/Support/Signals.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utility>
+
+using namespace llvm;
+using namespace moeplan::compiler;
+
+Error AtomicFile::fail(const char *what) const {
+  return createStringError(std::error_code(errno, std::generic_category()),
+                           target_ + ": cannot " + what + ": " + std::strerror(errno));
+}
+
+Expected<AtomicFile> AtomicFile::create(StringRef target) {
+  AtomicFile file;
+  file.target_ = target.str();
+  file.temporary_ = file.target_ + ".tmp." + std::to_string(getpid());
+  struct stat info {};
+  if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    return createStringError(file.target_ + ": exists and is not a regular file");
+  file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (file.fd_ < 0)
+    return file.fail("create");
+  sys::RemoveFileOnSignal(file.temporary_);
+  return file;
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0)
+    return;
+  close(fd_);
+  unlink(temporary_.c_str());
+  sys::DontRemoveFileOnSignal(temporary_);
+}
+
+AtomicFile::AtomicFile(AtomicFile &&other) noexcept
+    : target_(std::move(other.target_)), temporary_(std::move(other.temporary_)),
+      fd_(std::exchange(other.fd_, -1)), position_(other.position_) {}
+
+Error AtomicFile::writeAt(uint64_t offset, ArrayRef<uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written =
+        pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR)
+      continue;
+    if (written <= 0)
+      return fail("write");
+    bytes = bytes.drop_front(static_cast<size_t>(written));
+    offset += static_cast<uint64_t>(written);
+  }
+  return Error::success();
+}
+
+Error AtomicFile::write(ArrayRef<uint8_t> bytes) {
+  if (Error error = writeAt(position_, bytes))
+    return error;
+  position_ += bytes.size();
+  return Error::success();
+}
+
+Error AtomicFile::padTo(uint64_t position) {
+  static constexpr uint8_t kZeros[4096] = {};
+  while (position_ < position)
+    if (Error error = write(ArrayRef<uint8_t>(
+            kZeros, std::min<uint64_t>(position - position_, sizeof(kZeros)))))
+      return error;
+  return Error::success();
+}
+
+Error AtomicFile::commit() {
+  if (fsync(fd_) != 0)
+    return fail("flush");
+  if (rename(temporary_.c_str(), target_.c_str()) != 0)
+    return fail("rename onto");
+  sys::DontRemoveFileOnSignal(temporary_);
+  close(std::exchange(fd_, -1));
+  SmallString<128> directory = sys::path::parent_path(target_);
+  const int fd = open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY);
+  if (fd >= 0) {
+    fsync(fd); // best effort: some file systems refuse it on directories
+    close(fd);
+  }
+  return Error::success();
+}

@@ -1,0 +1,231 @@
+#include "compiler/pack/metadata.h"
+
+#include "dialects/plan/PlanDialect.h"
+#include "formats.h"
+#include "moeplan_generated.h"
+
+#include "llvm/ADT/StringMap.h"
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+using mlir::SymbolTable;
+
+// The dialect's enums are the schema's.
+static_assert(int(plan::Memory::Device) == int(fb::Residency::device));
+static_assert(int(plan::Access::ReadWrite) == int(fb::Access::read_write));
+static_assert(int(plan::ResourceKind::Keys) == int(fb::BindingKind::keys));
+static_assert(int(plan::ResourceKind::Logits) == int(fb::BindingKind::logits));
+
+namespace {
+
+using flatbuffers::Offset;
+using flatbuffers::String;
+
+fb::Format formatOf(StringRef name) {
+  return fb::Format(findFormat(std::string_view(name))->id);
+}
+
+class MetadataBuilder {
+public:
+  explicit MetadataBuilder(const MetadataInput &input) : in(input), module(input.module) {}
+
+  std::vector<uint8_t> run() {
+    auto segments = buildSegments();
+    auto kernels = buildKernels();
+    auto libraries = buildLibraries();
+    auto plans = buildPlans();
+    auto model = buildModel();
+    const Provenance &p = in.provenance;
+    auto provenance = fb::CreateProvenance(
+        builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
+        string(p.policyDigest), string(p.commandLine));
+    builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
+                                      /*tokenizer_segment=*/in.packed.size() - 1, provenance),
+                   fb::ArtifactIdentifier());
+    return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
+  }
+
+private:
+  template <typename T> using Tables = Offset<flatbuffers::Vector<Offset<T>>>;
+
+  Offset<String> string(StringRef text) { return builder.CreateString(text.data(), text.size()); }
+
+  fb::Extent extent(size_t index) const {
+    const SegmentExtent &e = in.extents[index];
+    return fb::Extent(e.offset, e.storedBytes, e.bytes, e.checksum);
+  }
+
+  Tables<fb::Segment> buildSegments() {
+    std::vector<Offset<fb::Segment>> tables;
+    for (const PackedSegment &segment : in.packed) {
+      fb::Extent where = extent(tables.size());
+      tables.push_back(fb::CreateSegment(builder, string(segment.name),
+                                         segment.kind == PackedSegment::Kind::Code
+                                             ? fb::SegmentKind::code
+                                             : fb::SegmentKind::tokenizer,
+                                         fb::Compression::zstd, &where));
+    }
+    for (auto segment : module.getOps<plan::SegmentOp>()) {
+      segmentIndex[segment.getSymName()] = tables.size();
+      std::vector<uint64_t> shape(segment.getShape().begin(), segment.getShape().end());
+      fb::Extent where = extent(tables.size());
+      tables.push_back(fb::CreateSegment(builder, string(segment.getSymName()),
+                                         fb::SegmentKind::weight, fb::Compression::none, &where,
+                                         formatOf(segment.getFormat()),
+                                         builder.CreateVector(shape)));
+    }
+    return builder.CreateVector(tables);
+  }
+
+  Tables<fb::Kernel> buildKernels() {
+    std::vector<Offset<fb::Kernel>> tables;
+    for (const KernelSpec &kernel : in.kernels) {
+      kernelIndex[kernel.symbol] = tables.size();
+      std::vector<Offset<fb::Constant>> constants;
+      for (const auto &[name, value] : kernel.constants) {
+        const bool isReal = std::holds_alternative<double>(value);
+        constants.push_back(fb::CreateConstant(builder, string(name), isReal,
+                                               isReal ? 0 : std::get<int64_t>(value),
+                                               isReal ? std::get<double>(value) : 0));
+      }
+      tables.push_back(fb::CreateKernel(builder, string(kernel.symbol),
+                                        string(kernel.implementation),
+                                        builder.CreateVector(constants), kernel.bindings));
+    }
+    return builder.CreateVector(tables);
+  }
+
+  Tables<fb::KernelLibrary> buildLibraries() {
+    std::vector<Offset<fb::KernelLibrary>> tables;
+    for (const KernelLibrary &library : in.libraries) {
+      std::vector<Offset<String>> features;
+      for (const std::string &feature : library.target.features)
+        features.push_back(string(feature));
+      // The code segments come first, in the order of the libraries.
+      tables.push_back(fb::CreateKernelLibrary(
+          builder, string(library.target.cpu), string(library.target.triple),
+          builder.CreateVector(features), tables.size(), builder.CreateVector(library.codeBytes)));
+    }
+    return builder.CreateVector(tables);
+  }
+
+  Tables<fb::Plan> buildPlans() {
+    std::vector<Offset<fb::Plan>> tables;
+    for (auto op : module.getOps<plan::PlanOp>()) {
+      std::vector<fb::Expert> experts;
+      std::vector<Offset<fb::Program>> programs;
+      for (mlir::Operation &child : op.getBody().front()) {
+        if (auto table = dyn_cast<plan::ExpertTableOp>(child))
+          for (auto expert : table.getExperts().getAsRange<plan::ExpertAttr>())
+            experts.push_back(fb::Expert(segment(expert.getW1()), segment(expert.getW3()),
+                                         segment(expert.getW2()),
+                                         fb::Residency(expert.getResidency())));
+        else
+          programs.push_back(buildProgram(cast<plan::ProgramOp>(child)));
+      }
+      tables.push_back(fb::CreatePlan(builder, string(op.getSymName()),
+                                      builder.CreateVectorOfStructs(experts),
+                                      builder.CreateVector(programs)));
+    }
+    return builder.CreateVector(tables);
+  }
+
+  Offset<fb::Program> buildProgram(plan::ProgramOp program) {
+    std::vector<fb::Command> kinds;
+    std::vector<Offset<void>> commands;
+    auto add = [&](fb::Command kind, Offset<void> command) {
+      kinds.push_back(kind);
+      commands.push_back(command);
+    };
+    for (mlir::Operation &op : program.getBody().front()) {
+      if (auto dispatch = dyn_cast<plan::DispatchOp>(op)) {
+        std::vector<fb::Binding> bindings;
+        for (auto [buffer, access] : llvm::zip_equal(
+                 dispatch.getOperands_(), dispatch.getAccesses().getAsRange<plan::AccessAttr>()))
+          bindings.push_back(binding(buffer, access.getValue(), plan::accessibleBytes(buffer)));
+        add(fb::Command::Dispatch,
+            fb::CreateDispatch(builder, kernelIndex.at(dispatch.getKernel()), dispatch.getTiles(),
+                               dispatch.getPerToken(), builder.CreateVectorOfStructs(bindings))
+                .Union());
+      } else if (auto copy = dyn_cast<plan::CopyOp>(op)) {
+        fb::Binding source = binding(copy.getSource(), plan::Access::Read, copy.getBytes());
+        fb::Binding target = binding(copy.getTarget(), plan::Access::Write, copy.getBytes());
+        add(fb::Command::Copy, fb::CreateCopy(builder, &source, &target).Union());
+      } else if (isa<plan::BarrierOp>(op)) {
+        add(fb::Command::Barrier, fb::CreateBarrier(builder).Union());
+      }
+    }
+    return fb::CreateProgram(builder, string(program.getSymName()), program.getMaxTokens(),
+                             program.getArenaBytes().value_or(0),
+                             program.getWeightBytesPerToken().value_or(0),
+                             builder.CreateVector(kinds), builder.CreateVector(commands));
+  }
+
+  fb::Binding binding(mlir::Value buffer, plan::Access access, int64_t bytes) {
+    fb::BindingKind kind = fb::BindingKind::arena;
+    uint32_t index = 0;
+    uint64_t offset = 0;
+    if (auto alloc = buffer.getDefiningOp<plan::AllocOp>()) {
+      offset = alloc.getOffset().value_or(0);
+    } else if (auto weight = buffer.getDefiningOp<plan::WeightOp>()) {
+      kind = fb::BindingKind::segment;
+      index = segment(weight.getSegmentAttr());
+    } else {
+      auto resource = buffer.getDefiningOp<plan::ResourceOp>();
+      kind = fb::BindingKind(resource.getKind());
+      index = resource.getIndex();
+    }
+    return fb::Binding(kind, fb::Access(access), index, offset, bytes);
+  }
+
+  uint32_t segment(mlir::FlatSymbolRefAttr symbol) const {
+    return segmentIndex.at(symbol.getValue());
+  }
+
+  Offset<fb::Model> buildModel() {
+    auto m = module->getAttrOfType<plan::ModelAttr>(plan::kModelAttrName);
+    std::vector<int32_t> eos(m.getEosTokenIds().asArrayRef().begin(),
+                             m.getEosTokenIds().asArrayRef().end());
+    return fb::CreateModel(
+        builder, string("mixtral"), m.getVocabSize(), m.getHiddenSize(), m.getIntermediateSize(),
+        m.getNumLayers(), m.getNumAttentionHeads(), m.getNumKeyValueHeads(), m.getHeadDim(),
+        m.getNumExperts(), m.getNumExpertsPerTok(), m.getRmsNormEps().getValueAsDouble(),
+        m.getRopeTheta().getValueAsDouble(), m.getSlidingWindow(), m.getMaxPositionEmbeddings(),
+        m.getTieWordEmbeddings(), m.getBosTokenId(), builder.CreateVector(eos),
+        formatOf(m.getKvCacheFormat()));
+  }
+
+  const MetadataInput &in;
+  mlir::ModuleOp module;
+  flatbuffers::FlatBufferBuilder builder;
+  StringMap<uint32_t> segmentIndex, kernelIndex;
+};
+
+} // namespace
+
+std::vector<KernelSpec> moeplan::compiler::collectKernels(mlir::ModuleOp module) {
+  StringMap<unsigned> bindings;
+  module.walk([&](plan::DispatchOp dispatch) {
+    bindings[dispatch.getKernel()] = dispatch.getOperands_().size();
+  });
+  std::vector<KernelSpec> kernels;
+  for (auto op : module.getOps<plan::KernelOp>()) {
+    KernelSpec kernel{op.getSymName().str(), op.getImplementation().str(), {},
+                      bindings.lookup(op.getSymName())};
+    for (mlir::NamedAttribute constant : op.getConstants()) {
+      std::variant<int64_t, double> value;
+      if (auto real = dyn_cast<mlir::FloatAttr>(constant.getValue()))
+        value = real.getValueAsDouble();
+      else
+        value = cast<mlir::IntegerAttr>(constant.getValue()).getInt();
+      kernel.constants.emplace_back(constant.getName().str(), value);
+    }
+    kernels.push_back(std::move(kernel));
+  }
+  return kernels;
+}
+
+std::vector<uint8_t> moeplan::compiler::buildMetadata(const MetadataInput &input) {
+  return MetadataBuilder(input).run();
+}

@@ -1,0 +1,55 @@
+// The FlatBuffer of an artifact, made from a plan module.
+#pragma once
+
+#include "compiler/codegen/kernel_library.h"
+
+#include "mlir/IR/BuiltinOps.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace moeplan::compiler {
+
+/// Recorded in the artifact; nothing in it may depend on where or when it was built.
+struct Provenance {
+  std::string compilerVersion, llvmVersion;
+  std::string checkpointDigest; ///< hex
+  std::string policyDigest;     ///< hex, empty without a policy
+  std::string commandLine;      ///< without paths
+};
+
+/// Where a segment lies: see `Extent` in moeplan.fbs.
+struct SegmentExtent {
+  uint64_t offset = 0, storedBytes = 0, bytes = 0, checksum = 0;
+};
+
+/// A segment that is compressed in memory before it is written: machine code, the tokenizer.
+struct PackedSegment {
+  enum class Kind { Code, Tokenizer };
+  std::string name;
+  Kind kind;
+  std::vector<uint8_t> stored;
+  uint64_t bytes = 0; ///< uncompressed
+};
+
+/// The kernels of a module in the order in which the artifact lists them.
+std::vector<KernelSpec> collectKernels(mlir::ModuleOp module);
+
+/// Everything the metadata is made from. Segments are numbered: `packed` first, then the module's
+/// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code segment
+/// per library, in their order, then the tokenizer.
+struct MetadataInput {
+  mlir::ModuleOp module;
+  llvm::ArrayRef<KernelSpec> kernels;
+  llvm::ArrayRef<KernelLibrary> libraries;
+  llvm::ArrayRef<PackedSegment> packed;
+  llvm::ArrayRef<SegmentExtent> extents;
+  const Provenance &provenance;
+};
+
+/// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be laid
+/// out before checksums are known.
+std::vector<uint8_t> buildMetadata(const MetadataInput &input);
+
+} // namespace moeplan::compiler

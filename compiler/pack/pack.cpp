@@ -1,0 +1,193 @@
+#include "compiler/pack/pack.h"
+
+#include "artifact_header.h"
+#include "compiler/pack/atomic_file.h"
+#include "compiler/quantize/convert.h"
+#include "dialects/plan/PlanDialect.h"
+#include "formats.h"
+#include "runtime/support/hash.h"
+
+#include "llvm/Support/MathExtras.h"
+
+#include <cstring>
+#include <zstd.h>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+constexpr int kZstdLevel = 19;
+/// Numbers converted at a time: bounds memory and keeps the conversion in cache.
+constexpr uint64_t kElementsPerPart = 1 << 20;
+
+ArrayRef<uint8_t> bytesOf(StringRef text) {
+  return {reinterpret_cast<const uint8_t *>(text.data()), text.size()};
+}
+
+Expected<PackedSegment> compress(std::string name, PackedSegment::Kind kind,
+                                 ArrayRef<uint8_t> bytes) {
+  PackedSegment segment{std::move(name), kind, {}, bytes.size()};
+  segment.stored.resize(ZSTD_compressBound(bytes.size()));
+  const size_t size = ZSTD_compress(segment.stored.data(), segment.stored.size(), bytes.data(),
+                                    bytes.size(), kZstdLevel);
+  if (ZSTD_isError(size))
+    return createStringError(segment.name + ": zstd: " + ZSTD_getErrorName(size));
+  segment.stored.resize(size);
+  return segment;
+}
+
+class Packer {
+public:
+  Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
+         const Provenance &provenance, const PackProgress &progress)
+      : module(module), checkpoint(checkpoint), libraries(libraries), provenance(provenance),
+        progress(progress), weights(to_vector(module.getOps<plan::SegmentOp>())),
+        kernels(collectKernels(module)) {}
+
+  Expected<uint64_t> run(StringRef output) {
+    if (Error error = compressSegments())
+      return error;
+    layOut();
+    auto file = AtomicFile::create(output);
+    if (!file)
+      return file.takeError();
+    const uint64_t metadataBytes = metadata().size();
+    const uint64_t base = alignTo(sizeof(ArtifactHeader) + metadataBytes, kMappedAlignment);
+    if (Error error = file->padTo(base))
+      return error;
+    if (Error error = writeSegments(*file, base))
+      return error;
+    if (Error error = writeHead(*file, base, metadataBytes))
+      return error;
+    const uint64_t fileBytes = file->position();
+    if (Error error = file->commit())
+      return error;
+    return fileBytes;
+  }
+
+private:
+  Error compressSegments() {
+    for (const KernelLibrary &library : libraries) {
+      auto code = compress("kernels@" + library.target.cpu, PackedSegment::Kind::Code,
+                           bytesOf(library.elf));
+      if (!code)
+        return code.takeError();
+      packed.push_back(std::move(*code));
+    }
+    auto tokenizer = compress("tokenizer", PackedSegment::Kind::Tokenizer, checkpoint.tokenizer());
+    if (!tokenizer)
+      return tokenizer.takeError();
+    packed.push_back(std::move(*tokenizer));
+    return Error::success();
+  }
+
+  /// Gives every segment its place behind the segment base.
+  void layOut() {
+    uint64_t end = 0;
+    auto place = [&](uint64_t storedBytes, uint64_t bytes, uint64_t alignment) {
+      const uint64_t offset = alignTo(end, alignment);
+      extents.push_back({offset, storedBytes, bytes, 0});
+      end = offset + storedBytes;
+    };
+    for (const PackedSegment &segment : packed)
+      place(segment.stored.size(), segment.bytes, kPackedAlignment);
+    for (plan::SegmentOp segment : weights) {
+      place(segment.getBytes(), segment.getBytes(), kMappedAlignment);
+      weightBytes += segment.getBytes();
+    }
+  }
+
+  std::vector<uint8_t> metadata() const {
+    return buildMetadata({module, kernels, libraries, packed, extents, provenance});
+  }
+
+  Error writeSegments(AtomicFile &file, uint64_t base) {
+    for (auto [index, segment] : enumerate(packed)) {
+      if (Error error = file.padTo(base + extents[index].offset))
+        return error;
+      Hasher hasher;
+      hasher.update(segment.stored.data(), segment.stored.size());
+      extents[index].checksum = hasher.digest();
+      if (Error error = file.write(segment.stored))
+        return error;
+    }
+    for (auto [index, segment] : enumerate(weights)) {
+      SegmentExtent &extent = extents[packed.size() + index];
+      if (Error error = file.padTo(base + extent.offset))
+        return error;
+      if (Error error = writeWeight(file, segment, extent))
+        return error;
+    }
+    return Error::success();
+  }
+
+  Error writeWeight(AtomicFile &file, plan::SegmentOp segment, SegmentExtent &extent) {
+    const TensorInfo &tensor = checkpoint.tensors().at(segment.getSource().str());
+    const FormatInfo &format = *findFormat(std::string_view(segment.getFormat()));
+    const uint8_t *in = checkpoint.bytes(tensor).data();
+    const uint64_t elements = tensor.bytes / dtypeBytes(tensor.dtype);
+    std::vector<uint8_t> part;
+    Hasher hasher;
+    for (uint64_t done = 0; done < elements; done += kElementsPerPart) {
+      const uint64_t count = std::min(kElementsPerPart, elements - done);
+      part.resize(count * format.bits / 8);
+      convertElements(tensor.dtype, in + done * dtypeBytes(tensor.dtype), count, format,
+                      part.data());
+      hasher.update(part.data(), part.size());
+      if (Error error = file.write(part))
+        return error;
+      weightBytesDone += part.size();
+      if (progress)
+        progress(weightBytesDone, weightBytes);
+    }
+    extent.checksum = hasher.digest();
+    checkpoint.release(tensor);
+    return Error::success();
+  }
+
+  /// The header and, with the checksums now known, the metadata.
+  Error writeHead(AtomicFile &file, uint64_t base, uint64_t metadataBytes) {
+    const std::vector<uint8_t> bytes = metadata();
+    if (bytes.size() != metadataBytes)
+      return createStringError("internal: the metadata changed its size");
+    ArtifactHeader header{};
+    std::memcpy(header.magic, kArtifactMagic, sizeof(header.magic));
+    header.format_version = kFormatVersion;
+    header.header_size = sizeof(header);
+    header.metadata_offset = sizeof(header);
+    header.metadata_size = metadataBytes;
+    header.segment_base = base;
+    header.file_size = file.position();
+    Hasher hasher;
+    hasher.update(&header, offsetof(ArtifactHeader, checksum));
+    hasher.update(bytes.data(), bytes.size());
+    header.checksum = hasher.digest();
+    if (Error error = file.writeAt(
+            0, {reinterpret_cast<const uint8_t *>(&header), sizeof(header)}))
+      return error;
+    return file.writeAt(sizeof(header), bytes);
+  }
+
+  mlir::ModuleOp module;
+  const Checkpoint &checkpoint;
+  ArrayRef<KernelLibrary> libraries;
+  const Provenance &provenance;
+  const PackProgress &progress;
+  SmallVector<plan::SegmentOp> weights;
+  std::vector<KernelSpec> kernels;
+  std::vector<PackedSegment> packed;
+  std::vector<SegmentExtent> extents;
+  uint64_t weightBytes = 0, weightBytesDone = 0;
+};
+
+} // namespace
+
+Expected<uint64_t> moeplan::compiler::packArtifact(mlir::ModuleOp module,
+                                                   const Checkpoint &checkpoint,
+                                                   ArrayRef<KernelLibrary> libraries,
+                                                   const Provenance &provenance, StringRef output,
+                                                   const PackProgress &progress) {
+  return Packer(module, checkpoint, libraries, provenance, progress).run(output);
+}

@@ -1,0 +1,63 @@
+#ifndef MOEPLAN_COMPILER_TRANSFORMS_PASSES_TD
+#define MOEPLAN_COMPILER_TRANSFORMS_PASSES_TD
+
+include "mlir/Pass/PassBase.td"
+
+def ApplyPlacement : Pass<"apply-placement", "::mlir::ModuleOp"> {
+  let summary = "make a placed copy of the model for each tier";
+  let description = [{
+    Clones `@forward` for every `moe.tier`, gives each expert the placement that the tier's rules
+    decide, and erases the tiers and `@forward`. It is an error when a rule matches no expert, or
+    when the rules leave a format or a residency open.
+  }];
+  let dependentDialects = ["::moeplan::moe::MoeDialect", "::mlir::func::FuncDialect"];
+}
+
+def Fuse : Pass<"fuse", "::mlir::ModuleOp"> {
+  let summary = "fold residual additions into the attention and the experts that precede them";
+  let description = [{
+    `moe.add` of a value and the only use of a `moe.attention` or `moe.experts` without a residual
+    becomes that op's residual, so that the addition costs no pass over memory.
+  }];
+  let dependentDialects = ["::moeplan::moe::MoeDialect"];
+  let statistics = [Statistic<"numFused", "fused", "residual additions folded">];
+}
+
+def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
+  let summary = "expand a placed model into plans: kernels, segments, programs of dispatches";
+  let description = [{
+    Each placed function becomes a `plan.plan` with one program per bucket of tokens: `decode` for
+    one token and `prefill_N` for up to N. Buffers have no offsets yet and nothing is ordered but by
+    its place; `schedule-transfers` and `assign-arena` come next.
+  }];
+  let options = [
+    ListOption<"prefillTokens", "prefill-tokens", "int64_t",
+               "max_tokens of each prefill program, ascending (default 64,256)">,
+    Option<"kvFormat", "kv-format", "std::string", "\"f32\"", "format of the KV cache">];
+  let dependentDialects = ["::moeplan::moe::MoeDialect", "::moeplan::plan::PlanDialect"];
+}
+
+def ScheduleTransfers : Pass<"schedule-transfers", "::mlir::ModuleOp"> {
+  let summary = "insert the copies between memories and the barriers that programs need";
+  let description = [{
+    An operand that lies in another memory than its program's gets a buffer there, a copy before the
+    dispatch where it is read and one behind it where it is written. Then a barrier goes before each
+    command that reads or writes what a command since the last barrier wrote, or writes what one
+    read. Existing barriers are dropped first: the pass is idempotent.
+  }];
+  let dependentDialects = ["::moeplan::plan::PlanDialect"];
+  let statistics = [Statistic<"numCopies", "copies", "copies inserted">,
+                    Statistic<"numBarriers", "barriers", "barriers inserted">];
+}
+
+def AssignArena : Pass<"assign-arena", "::mlir::ModuleOp"> {
+  let summary = "give every scratch buffer its offset in the program's arena";
+  let description = [{
+    Two buffers may share bytes when no stretch between two barriers touches both. Greedy by size:
+    the largest buffer first, each at the lowest offset where it fits (Pisarchyk and Lee, arXiv
+    2001.03288). Buffers that nothing touches are erased.
+  }];
+  let dependentDialects = ["::moeplan::plan::PlanDialect"];
+}
+
+#endif

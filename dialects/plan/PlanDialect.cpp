@@ -1,0 +1,201 @@
+#include "dialects/plan/PlanDialect.h"
+
+#include "formats.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace moeplan;
+using namespace moeplan::plan;
+
+#include "dialects/plan/PlanDialect.cpp.inc"
+#include "dialects/plan/PlanEnums.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/plan/PlanAttrs.cpp.inc"
+#define GET_TYPEDEF_CLASSES
+#include "dialects/plan/PlanTypes.cpp.inc"
+
+/// `custom<Operands>`: each operand behind what is done with it, `read %a, write %b`.
+static ParseResult parseOperands(OpAsmParser &parser,
+                                 SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
+                                 ArrayAttr &accesses) {
+  SmallVector<Attribute> attrs;
+  auto parseOne = [&]() -> ParseResult {
+    StringRef keyword;
+    SMLoc loc = parser.getCurrentLocation();
+    if (parser.parseKeyword(&keyword))
+      return failure();
+    std::optional<Access> access = symbolizeAccess(keyword);
+    if (!access)
+      return parser.emitError(loc, "expected 'read', 'write' or 'read_write'");
+    attrs.push_back(AccessAttr::get(parser.getContext(), *access));
+    return parser.parseOperand(operands.emplace_back());
+  };
+  if (parser.parseCommaSeparatedList(parseOne))
+    return failure();
+  accesses = parser.getBuilder().getArrayAttr(attrs);
+  return success();
+}
+
+static void printOperands(OpAsmPrinter &printer, Operation *, OperandRange operands,
+                          ArrayAttr accesses) {
+  llvm::interleaveComma(llvm::zip_equal(operands, accesses.getAsRange<AccessAttr>()), printer,
+                        [&](auto pair) {
+                          auto [operand, access] = pair;
+                          printer << stringifyAccess(access.getValue()) << ' ' << operand;
+                        });
+}
+
+#define GET_OP_CLASSES
+#include "dialects/plan/PlanOps.cpp.inc"
+
+void PlanDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "dialects/plan/PlanAttrs.cpp.inc"
+      >();
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "dialects/plan/PlanTypes.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/plan/PlanOps.cpp.inc"
+      >();
+}
+
+bool plan::isWritable(Value buffer) {
+  Operation *op = buffer.getDefiningOp();
+  if (auto resource = dyn_cast<ResourceOp>(op))
+    return resource.getKind() == ResourceKind::Keys || resource.getKind() == ResourceKind::Values ||
+           resource.getKind() == ResourceKind::Logits;
+  return isa<AllocOp>(op);
+}
+
+int64_t plan::accessibleBytes(Value buffer) {
+  return llvm::TypeSwitch<Operation *, int64_t>(buffer.getDefiningOp())
+      .Case<AllocOp>([](AllocOp op) { return op.getBytes(); })
+      .Case<ResourceOp>([](ResourceOp op) { return op.getBytes(); })
+      .Case<plan::WeightOp>([](plan::WeightOp op) {
+        auto segment =
+            SymbolTable::lookupNearestSymbolFrom<SegmentOp>(op, op.getSegmentAttr());
+        return segment ? segment.getBytes() : 0;
+      })
+      .Default(int64_t(0));
+}
+
+//===--- module level -----------------------------------------------------------------------===//
+
+LogicalResult SegmentOp::verify() {
+  if (!findFormat(std::string_view(getFormat())))
+    return emitOpError() << "unknown format '" << getFormat() << "'";
+  if (getShape().empty() || getShape().size() > 2 ||
+      llvm::any_of(getShape(), [](int64_t extent) { return extent <= 0; }))
+    return emitOpError("needs one or two positive extents");
+  return success();
+}
+
+int64_t SegmentOp::getBytes() {
+  ArrayRef<int64_t> shape = getShape();
+  int64_t rows = shape.size() == 2 ? shape[0] : 1;
+  return *formatBytes(*findFormat(std::string_view(getFormat())), rows, shape.back());
+}
+
+LogicalResult KernelOp::verify() {
+  for (NamedAttribute constant : getConstants())
+    if (!isa<IntegerAttr, FloatAttr>(constant.getValue()))
+      return emitOpError() << "constant '" << constant.getName().getValue()
+                           << "' must be an integer or a float";
+  return success();
+}
+
+LogicalResult PlanOp::verifyRegions() {
+  int64_t previous = 0;
+  for (Operation &op : getBody().front()) {
+    if (auto program = dyn_cast<ProgramOp>(op)) {
+      if (int64_t(program.getMaxTokens()) <= previous)
+        return program.emitOpError("programs must come in ascending max_tokens");
+      previous = program.getMaxTokens();
+    } else if (!isa<ExpertTableOp>(op)) {
+      return op.emitOpError("only expert tables and programs may stand in a plan");
+    }
+  }
+  return success();
+}
+
+LogicalResult ExpertTableOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  auto module = (*this)->getParentOfType<ModuleOp>();
+  for (auto expert : getExperts().getAsRange<ExpertAttr>())
+    for (FlatSymbolRefAttr segment : {expert.getW1(), expert.getW3(), expert.getW2()})
+      if (!symbols.lookupSymbolIn<SegmentOp>(module, segment))
+        return emitOpError() << segment << " is not a plan.segment";
+  return success();
+}
+
+LogicalResult ProgramOp::verifyRegions() {
+  for (Operation &op : getBody().front()) {
+    if (!isa<AllocOp, plan::WeightOp, ResourceOp, DispatchOp, CopyOp, BarrierOp>(op))
+      return op.emitOpError("only buffers and commands may stand in a program");
+    auto alloc = dyn_cast<AllocOp>(op);
+    if (!alloc || !getArenaBytes())
+      continue;
+    if (!alloc.getOffset())
+      return alloc.emitOpError("has no offset in a program with an arena");
+    if (*alloc.getOffset() % kArenaAlignment != 0)
+      return alloc.emitOpError() << "offset " << *alloc.getOffset() << " is not a multiple of "
+                                 << kArenaAlignment;
+    if (uint64_t(*alloc.getOffset()) + alloc.getBytes() > uint64_t(*getArenaBytes()))
+      return alloc.emitOpError() << "ends at byte " << *alloc.getOffset() + alloc.getBytes()
+                                 << " of an arena of " << *getArenaBytes() << " bytes";
+  }
+  return success();
+}
+
+LogicalResult plan::WeightOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  auto module = (*this)->getParentOfType<ModuleOp>();
+  if (!symbols.lookupSymbolIn<SegmentOp>(module, getSegmentAttr()))
+    return emitOpError() << getSegmentAttr() << " is not a plan.segment";
+  return success();
+}
+
+//===--- commands ---------------------------------------------------------------------------===//
+
+LogicalResult DispatchOp::verify() {
+  for (auto [index, operand, access] :
+       llvm::enumerate(getOperands_(), getAccesses().getAsRange<AccessAttr>()))
+    if (writes(access.getValue()) && !isWritable(operand))
+      return emitOpError() << "operand " << index << " is written but read-only";
+  return success();
+}
+
+LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  auto module = (*this)->getParentOfType<ModuleOp>();
+  if (!symbols.lookupSymbolIn<KernelOp>(module, getKernelAttr()))
+    return emitOpError() << getKernelAttr() << " is not a plan.kernel";
+  return success();
+}
+
+LogicalResult CopyOp::verify() {
+  if (!isWritable(getTarget()))
+    return emitOpError("target is read-only");
+  for (Value buffer : {getSource(), getTarget()})
+    if (int64_t limit = accessibleBytes(buffer); limit && getBytes() > uint64_t(limit))
+      return emitOpError() << "of " << getBytes() << " bytes, but a buffer has only " << limit;
+  return success();
+}
+
+LogicalResult BarrierOp::canonicalize(BarrierOp barrier, PatternRewriter &rewriter) {
+  // Buffers are declarations: what counts is the next and the previous command.
+  auto isCommand = [](Operation *op) { return isa<DispatchOp, CopyOp, BarrierOp>(op); };
+  Operation *next = barrier->getNextNode(), *previous = barrier->getPrevNode();
+  while (next && !isCommand(next))
+    next = next->getNextNode();
+  while (previous && !isCommand(previous))
+    previous = previous->getPrevNode();
+  if (next && previous && !isa<BarrierOp>(next))
+    return failure();
+  rewriter.eraseOp(barrier);
+  return success();
+}

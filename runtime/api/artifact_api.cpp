@@ -1,0 +1,129 @@
+#include "runtime/api/handles.h"
+#include "runtime/device/bandwidth.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+using namespace moeplan;
+
+namespace moeplan {
+
+namespace {
+
+/// What is returned, and never freed, where there is no memory even for a status.
+moeplan_status &outOfMemory() {
+  static moeplan_status status{MOEPLAN_RESOURCE_EXHAUSTED, "out of memory"};
+  return status;
+}
+
+} // namespace
+
+moeplan_status *toHandle(Status status) {
+  if (status.ok())
+    return nullptr;
+  auto *handle = new (std::nothrow) moeplan_status{status.code(), {}};
+  if (!handle)
+    return &outOfMemory();
+  handle->message = std::move(status).message();
+  return handle;
+}
+
+} // namespace moeplan
+
+Status moeplan_artifact::loadTokenizer() const {
+  MOEPLAN_ASSIGN(const std::vector<std::byte> model,
+                 artifact->load(artifact->metadata().tokenizer_segment()));
+  MOEPLAN_ASSIGN(tokenizerHolder, Tokenizer::create(model, artifact->model().vocab_size()));
+  return {};
+}
+
+extern "C" {
+
+moeplan_code moeplan_status_code(const moeplan_status *status) {
+  return status ? status->code : MOEPLAN_OK;
+}
+
+const char *moeplan_status_message(const moeplan_status *status) {
+  return status ? status->message.c_str() : "ok";
+}
+
+void moeplan_status_free(moeplan_status *status) {
+  if (status != &outOfMemory())
+    delete status;
+}
+
+const char *moeplan_version(void) { return MOEPLAN_VERSION; }
+
+moeplan_status *moeplan_artifact_open(const char *path, moeplan_artifact **out) {
+  return guard([&]() -> Status {
+    if (!path || !out)
+      return nullArgument(path ? "out" : "path");
+    MOEPLAN_ASSIGN(std::unique_ptr<Artifact> artifact, Artifact::open(path));
+    auto handle = std::make_unique<moeplan_artifact>();
+    handle->artifact = std::move(artifact);
+    *out = handle.release();
+    return {};
+  });
+}
+
+void moeplan_artifact_close(moeplan_artifact *artifact) { delete artifact; }
+
+moeplan_status *moeplan_artifact_verify(const moeplan_artifact *artifact,
+                                        moeplan_progress_fn progress, void *user_data) {
+  return guard([&]() -> Status {
+    if (!artifact)
+      return nullArgument("artifact");
+    return artifact->artifact->verify([&](uint64_t done, uint64_t total) {
+      return !progress || progress(user_data, done, total);
+    });
+  });
+}
+
+moeplan_status *moeplan_artifact_inspect(const moeplan_artifact *artifact, char **json) {
+  return guard([&]() -> Status {
+    if (!artifact || !json)
+      return nullArgument(artifact ? "json" : "artifact");
+    const std::string text = inspectArtifact(*artifact->artifact);
+    *json = strdup(text.c_str());
+    return *json ? Status() : exhausted("out of memory");
+  });
+}
+
+void moeplan_string_free(char *string) { free(string); }
+
+moeplan_model_info moeplan_artifact_model_info(const moeplan_artifact *artifact) {
+  if (!artifact)
+    return {};
+  const fb::Model &model = artifact->artifact->model();
+  return {model.vocab_size(),          model.num_layers(),
+          model.num_experts(),         model.num_experts_per_tok(),
+          model.max_position_embeddings(), model.bos_token_id()};
+}
+
+bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token) {
+  const auto *ids = artifact ? artifact->artifact->model().eos_token_ids() : nullptr;
+  return ids && std::find(ids->begin(), ids->end(), token) != ids->end();
+}
+
+size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact) {
+  return artifact ? artifact->artifact->metadata().plans()->size() : 0;
+}
+
+const char *moeplan_artifact_plan_name(const moeplan_artifact *artifact, size_t index) {
+  if (index >= moeplan_artifact_plan_count(artifact))
+    return nullptr;
+  return artifact->artifact->metadata().plans()->Get(static_cast<uint32_t>(index))->name()->c_str();
+}
+
+moeplan_status *moeplan_measure_read_bandwidth(uint32_t threads, uint64_t bytes,
+                                               uint32_t repetitions, double *bytes_per_second) {
+  return guard([&]() -> Status {
+    if (!bytes_per_second)
+      return nullArgument("bytes_per_second");
+    MOEPLAN_ASSIGN(*bytes_per_second, measureReadBandwidth(threads, bytes, repetitions));
+    return {};
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,189 @@
+#include "runtime/api/handles.h"
+
+#include <cstdlib>
+#include <cstring>
+
+using namespace moeplan;
+
+namespace {
+
+/// Copies the caller's options over the defaults: a caller built against an older header passes
+/// fewer bytes. Null means defaults.
+template <typename Options>
+Status readOptions(const Options *given, Options &options) {
+  if (!given)
+    return {};
+  if (given->struct_size < sizeof(size_t) || given->struct_size > sizeof(Options))
+    return invalidArgument("options.struct_size is " + std::to_string(given->struct_size) +
+                           "; set it with the init function");
+  std::memcpy(&options, given, given->struct_size);
+  return {};
+}
+
+} // namespace
+
+extern "C" {
+
+void moeplan_session_options_init(moeplan_session_options *options) {
+  if (options)
+    *options = {sizeof(moeplan_session_options), nullptr, 0, 0};
+}
+
+moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
+                                       const moeplan_session_options *options,
+                                       moeplan_session **out) {
+  return guard([&]() -> Status {
+    if (!artifact || !out)
+      return nullArgument(artifact ? "out" : "artifact");
+    moeplan_session_options all;
+    moeplan_session_options_init(&all);
+    MOEPLAN_TRY(readOptions(options, all));
+    MOEPLAN_ASSIGN(
+        std::unique_ptr<Session> session,
+        Session::create(*artifact->artifact, {all.plan, all.context_length, all.threads}));
+    *out = new moeplan_session{std::move(session)};
+    return {};
+  });
+}
+
+void moeplan_session_free(moeplan_session *session) { delete session; }
+
+moeplan_status *moeplan_session_append(moeplan_session *session, const int32_t *tokens,
+                                       size_t count, size_t logits_count) {
+  return guard([&]() -> Status {
+    if (!session || (!tokens && count > 0))
+      return nullArgument(session ? "tokens" : "session");
+    return session->session->append({tokens, count}, logits_count);
+  });
+}
+
+const float *moeplan_session_logits(const moeplan_session *session, size_t index) {
+  return session ? session->session->logits(index) : nullptr;
+}
+
+uint32_t moeplan_session_position(const moeplan_session *session) {
+  return session ? session->session->position() : 0;
+}
+
+uint32_t moeplan_session_context_length(const moeplan_session *session) {
+  return session ? session->session->contextLength() : 0;
+}
+
+uint32_t moeplan_session_threads(const moeplan_session *session) {
+  return session ? session->session->threads() : 0;
+}
+
+uint64_t moeplan_session_weight_bytes_per_token(const moeplan_session *session) {
+  return session ? session->session->weightBytesPerToken() : 0;
+}
+
+const char *moeplan_session_target_cpu(const moeplan_session *session) {
+  return session ? session->session->targetCpu().c_str() : nullptr;
+}
+
+const char *moeplan_session_plan_name(const moeplan_session *session) {
+  return session ? session->session->planName() : nullptr;
+}
+
+void moeplan_session_reset(moeplan_session *session) {
+  if (session)
+    session->session->reset();
+}
+
+void moeplan_sampler_options_init(moeplan_sampler_options *options) {
+  if (!options)
+    return;
+  *options = {};
+  options->struct_size = sizeof(moeplan_sampler_options);
+  options->temperature = 0.0f;
+  options->top_p = 1.0f;
+  options->repetition_penalty = 1.0f;
+  options->repetition_window = 64;
+}
+
+moeplan_status *moeplan_sampler_create(const moeplan_sampler_options *options, uint32_t vocab_size,
+                                       moeplan_sampler **out) {
+  return guard([&]() -> Status {
+    if (!out)
+      return nullArgument("out");
+    moeplan_sampler_options all;
+    moeplan_sampler_options_init(&all);
+    MOEPLAN_TRY(readOptions(options, all));
+    MOEPLAN_ASSIGN(Sampler sampler, Sampler::create(all, vocab_size));
+    *out = new moeplan_sampler{std::move(sampler)};
+    return {};
+  });
+}
+
+void moeplan_sampler_observe(moeplan_sampler *sampler, int32_t token) {
+  if (sampler)
+    sampler->sampler.observe(token);
+}
+
+int32_t moeplan_sampler_sample(moeplan_sampler *sampler, const float *logits) {
+  return sampler && logits ? sampler->sampler.sample(logits) : 0;
+}
+
+void moeplan_sampler_free(moeplan_sampler *sampler) { delete sampler; }
+
+moeplan_status *moeplan_tokenize(const moeplan_artifact *artifact, const char *text, size_t bytes,
+                                 bool add_bos, int32_t **tokens, size_t *count) {
+  return guard([&]() -> Status {
+    if (!artifact || (!text && bytes > 0) || !tokens || !count)
+      return nullArgument("an argument");
+    MOEPLAN_ASSIGN(const Tokenizer *tokenizer, artifact->tokenizer());
+    const int32_t bos = add_bos ? artifact->artifact->model().bos_token_id() : -1;
+    if (add_bos && bos < 0)
+      return invalidArgument("the model has no BOS token");
+    MOEPLAN_ASSIGN(const std::vector<int32_t> ids,
+                   tokenizer->encode({text ? text : "", bytes}, bos));
+    auto *copy = static_cast<int32_t *>(std::malloc(std::max<size_t>(ids.size(), 1) * sizeof(int32_t)));
+    if (!copy)
+      return exhausted("out of memory");
+    std::copy(ids.begin(), ids.end(), copy);
+    *tokens = copy;
+    *count = ids.size();
+    return {};
+  });
+}
+
+void moeplan_tokens_free(int32_t *tokens) { std::free(tokens); }
+
+moeplan_status *moeplan_text_decoder_create(const moeplan_artifact *artifact,
+                                            moeplan_text_decoder **out) {
+  return guard([&]() -> Status {
+    if (!artifact || !out)
+      return nullArgument(artifact ? "out" : "artifact");
+    MOEPLAN_ASSIGN(const Tokenizer *tokenizer, artifact->tokenizer());
+    *out = new moeplan_text_decoder{TextDecoder(*tokenizer)};
+    return {};
+  });
+}
+
+moeplan_status *moeplan_text_decoder_push(moeplan_text_decoder *decoder, int32_t token,
+                                          const char **text, size_t *bytes) {
+  return guard([&]() -> Status {
+    if (!decoder || !text || !bytes)
+      return nullArgument("an argument");
+    MOEPLAN_ASSIGN(const std::string_view piece, decoder->decoder.push(token));
+    *text = piece.data();
+    *bytes = piece.size();
+    return {};
+  });
+}
+
+moeplan_status *moeplan_text_decoder_finish(moeplan_text_decoder *decoder, const char **text,
+                                            size_t *bytes) {
+  return guard([&]() -> Status {
+    if (!decoder || !text || !bytes)
+      return nullArgument("an argument");
+    const std::string_view piece = decoder->decoder.finish();
+    *text = piece.data();
+    *bytes = piece.size();
+    return {};
+  });
+}
+
+void moeplan_text_decoder_free(moeplan_text_decoder *decoder) { delete decoder; }
+
+} // extern "C"

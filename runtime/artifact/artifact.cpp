@@ -1,0 +1,112 @@
+#include "runtime/artifact/artifact.h"
+
+#include "runtime/support/hash.h"
+
+#include <cstring>
+#include <zstd.h>
+
+namespace moeplan {
+
+namespace {
+
+/// Limits for the FlatBuffer verifier: far above what 8x22B with many plans needs.
+constexpr flatbuffers::uoffset_t kMaxDepth = 16, kMaxTables = 4'000'000;
+/// Limit for what a compressed segment may claim to become, in bytes.
+constexpr uint64_t kMaxDecompressedBytes = uint64_t(1) << 30;
+
+} // namespace
+
+Result<std::unique_ptr<Artifact>> Artifact::open(const std::string &path) {
+  MOEPLAN_ASSIGN(MappedFile file, MappedFile::open(path));
+  std::unique_ptr<Artifact> artifact(new Artifact(std::move(file)));
+  if (Status status = artifact->readHeader(); !status.ok())
+    return std::move(status).withContext(path);
+  if (Status status = artifact->readMetadata(); !status.ok())
+    return std::move(status).withContext(path);
+  return artifact;
+}
+
+Status Artifact::readHeader() {
+  const std::span<const std::byte> bytes = file_.bytes();
+  const size_t comparable = std::min(bytes.size(), sizeof(kArtifactMagic));
+  if (comparable == 0 || std::memcmp(bytes.data(), kArtifactMagic, comparable) != 0)
+    return corrupt("not a .moeplan file");
+  if (bytes.size() < sizeof(ArtifactHeader))
+    return corrupt("cut off: " + std::to_string(bytes.size()) + " bytes, the header alone has " +
+                   std::to_string(sizeof(ArtifactHeader)));
+  std::memcpy(&header_, bytes.data(), sizeof(header_));
+  if (header_.format_version != kFormatVersion)
+    return unsupported("format version " + std::to_string(header_.format_version) +
+                       ", this runtime reads version " + std::to_string(kFormatVersion));
+  if (header_.header_size != sizeof(ArtifactHeader))
+    return corrupt("header size " + std::to_string(header_.header_size) + ", expected " +
+                   std::to_string(sizeof(ArtifactHeader)));
+  if (header_.file_size != bytes.size())
+    return corrupt("the file has " + std::to_string(bytes.size()) + " bytes, its header says " +
+                   std::to_string(header_.file_size));
+  if (header_.feature_bits & ~kKnownFeatureBits)
+    return unsupported("needs features this runtime does not know; use a newer one");
+  // Ranges by subtraction, never by a sum that could wrap around.
+  if (header_.metadata_offset != sizeof(ArtifactHeader) ||
+      header_.metadata_size > bytes.size() - header_.metadata_offset ||
+      header_.metadata_size > FLATBUFFERS_MAX_BUFFER_SIZE)
+    return corrupt("metadata lies outside the file");
+  if (header_.segment_base % kMappedAlignment != 0 || header_.segment_base > bytes.size() ||
+      header_.segment_base < header_.metadata_offset + header_.metadata_size)
+    return corrupt("segments lie outside the file");
+  return {};
+}
+
+Status Artifact::readMetadata() {
+  const auto *bytes = reinterpret_cast<const uint8_t *>(file_.bytes().data());
+  const uint8_t *metadata = bytes + header_.metadata_offset;
+  Hasher hasher;
+  hasher.update(bytes, offsetof(ArtifactHeader, checksum));
+  hasher.update(metadata, header_.metadata_size);
+  if (hasher.digest() != header_.checksum)
+    return corrupt("checksum of header and metadata does not match: the file is damaged");
+  flatbuffers::Verifier verifier(metadata, header_.metadata_size, kMaxDepth, kMaxTables);
+  if (!fb::VerifyArtifactBuffer(verifier))
+    return corrupt("metadata is not a valid FlatBuffer of this schema");
+  metadata_ = fb::GetArtifact(metadata);
+  return validateMetadata(*metadata_, header_.file_size - header_.segment_base);
+}
+
+std::span<const std::byte> Artifact::stored(uint32_t index) const {
+  const fb::Extent *extent = metadata_->segments()->Get(index)->extent();
+  return file_.bytes().subspan(header_.segment_base).subspan(extent->offset(),
+                                                             extent->stored_bytes());
+}
+
+Result<std::vector<std::byte>> Artifact::load(uint32_t index) const {
+  const fb::Segment *segment = metadata_->segments()->Get(index);
+  const std::span<const std::byte> bytes = stored(index);
+  const std::string name = segment->name()->str();
+  if (XXH3_64bits(bytes.data(), bytes.size()) != segment->extent()->checksum())
+    return corrupt("segment '" + name + "': checksum does not match");
+  if (segment->compression() == fb::Compression::none)
+    return std::vector<std::byte>(bytes.begin(), bytes.end());
+  const uint64_t size = segment->extent()->bytes();
+  if (size > kMaxDecompressedBytes)
+    return corrupt("segment '" + name + "': claims " + std::to_string(size) + " bytes");
+  std::vector<std::byte> out(size);
+  const size_t got = ZSTD_decompress(out.data(), out.size(), bytes.data(), bytes.size());
+  if (ZSTD_isError(got))
+    return corrupt("segment '" + name + "': " + ZSTD_getErrorName(got));
+  if (got != size)
+    return corrupt("segment '" + name + "': decompresses to " + std::to_string(got) +
+                   " bytes, " + std::to_string(size) + " stated");
+  return out;
+}
+
+Result<const fb::Plan *> Artifact::plan(const char *name) const {
+  std::string known;
+  for (const fb::Plan *plan : *metadata_->plans()) {
+    if (!name || plan->name()->string_view() == name)
+      return plan;
+    known += (known.empty() ? "'" : ", '") + plan->name()->str() + "'";
+  }
+  return notFound(std::string("no plan '") + name + "'; the artifact has " + known);
+}
+
+} // namespace moeplan

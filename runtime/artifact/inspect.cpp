@@ -1,0 +1,184 @@
+#include "runtime/artifact/artifact.h"
+
+#include "runtime/device/cpu_features.h"
+#include "formats.h"
+
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+namespace moeplan {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string formatName(fb::Format format) {
+  const FormatInfo *info = findFormat(uint32_t(format));
+  return info ? std::string(info->name) : "none";
+}
+
+std::vector<std::string> strings(const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>> &list) {
+  std::vector<std::string> out;
+  for (const flatbuffers::String *item : list)
+    out.push_back(item->str());
+  return out;
+}
+
+Json describeModel(const fb::Model &model) {
+  std::vector<int32_t> eos;
+  if (model.eos_token_ids())
+    eos.assign(model.eos_token_ids()->begin(), model.eos_token_ids()->end());
+  return {{"architecture", model.architecture()->str()},
+          {"vocab_size", model.vocab_size()},
+          {"hidden_size", model.hidden_size()},
+          {"intermediate_size", model.intermediate_size()},
+          {"num_layers", model.num_layers()},
+          {"num_attention_heads", model.num_attention_heads()},
+          {"num_key_value_heads", model.num_key_value_heads()},
+          {"head_dim", model.head_dim()},
+          {"num_experts", model.num_experts()},
+          {"num_experts_per_tok", model.num_experts_per_tok()},
+          {"rms_norm_eps", model.rms_norm_eps()},
+          {"rope_theta", model.rope_theta()},
+          {"sliding_window", model.sliding_window()},
+          {"max_position_embeddings", model.max_position_embeddings()},
+          {"tie_word_embeddings", model.tie_word_embeddings()},
+          {"bos_token_id", model.bos_token_id()},
+          {"eos_token_ids", eos},
+          {"kv_cache_format", formatName(model.kv_cache_format())}};
+}
+
+/// Segments that a plan reads: its experts' and those its programs bind.
+std::set<uint32_t> segmentsOf(const fb::Plan &plan) {
+  std::set<uint32_t> segments;
+  for (const fb::Expert *expert : *plan.experts())
+    segments.insert({expert->w1(), expert->w3(), expert->w2()});
+  for (const fb::Program *program : *plan.programs())
+    for (uint32_t i = 0; i < program->commands()->size(); ++i)
+      if (program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch)
+        for (const fb::Binding *binding :
+             *program->commands()->GetAs<fb::Dispatch>(i)->bindings())
+          if (binding->kind() == fb::BindingKind::segment)
+            segments.insert(binding->index());
+  return segments;
+}
+
+Json describeProgram(const fb::Program &program) {
+  std::map<fb::Command, uint64_t> count;
+  for (uint32_t i = 0; i < program.commands()->size(); ++i)
+    ++count[program.commands_type()->GetEnum<fb::Command>(i)];
+  return {{"name", program.name()->str()},
+          {"max_tokens", program.max_tokens()},
+          {"arena_bytes", program.arena_bytes()},
+          {"weight_bytes_per_token", program.weight_bytes_per_token()},
+          {"dispatches", count[fb::Command::Dispatch]},
+          {"copies", count[fb::Command::Copy]},
+          {"barriers", count[fb::Command::Barrier]}};
+}
+
+/// "bf16", or "bf16/bf16/f32" (gate, up, down) where an expert's linears differ.
+std::string expertFormats(const fb::Artifact &artifact, const fb::Expert &expert) {
+  auto format = [&](uint32_t segment) {
+    return formatName(artifact.segments()->Get(segment)->format());
+  };
+  const std::string w1 = format(expert.w1()), w3 = format(expert.w3()), w2 = format(expert.w2());
+  return w1 == w3 && w3 == w2 ? w1 : w1 + "/" + w3 + "/" + w2;
+}
+
+Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
+  std::map<std::string, uint64_t> experts;
+  for (const fb::Expert *expert : *plan.experts())
+    ++experts[expertFormats(artifact, *expert) + "/" + fb::EnumNameResidency(expert->residency())];
+  uint64_t weightBytes = 0;
+  for (uint32_t segment : segmentsOf(plan))
+    weightBytes += artifact.segments()->Get(segment)->extent()->bytes();
+  Json programs = Json::array();
+  for (const fb::Program *program : *plan.programs())
+    programs.push_back(describeProgram(*program));
+  return {{"name", plan.name()->str()},
+          {"experts", experts},
+          {"weight_bytes", weightBytes},
+          {"programs", programs}};
+}
+
+Json describeKernel(const fb::Kernel &kernel) {
+  Json constants = Json::object();
+  for (const fb::Constant *constant : *kernel.constants())
+    if (constant->is_real())
+      constants[constant->name()->str()] = constant->real();
+    else
+      constants[constant->name()->str()] = constant->integer();
+  return {{"symbol", kernel.symbol()->str()},
+          {"implementation", kernel.implementation()->str()},
+          {"constants", constants}};
+}
+
+Json describeLibrary(const fb::Artifact &artifact, const fb::KernelLibrary &library) {
+  const std::vector<std::string> features = strings(*library.features());
+  return {{"target_cpu", library.target_cpu()->str()},
+          {"triple", library.triple()->str()},
+          {"features", features},
+          {"segment", artifact.segments()->Get(library.segment())->name()->str()},
+          {"runs_here", missingCpuFeatures(features).empty()},
+          {"code_bytes", std::vector<uint32_t>(library.code_bytes()->begin(),
+                                               library.code_bytes()->end())}};
+}
+
+Json describeSegment(const fb::Segment &segment, std::vector<std::string> plans) {
+  char checksum[17];
+  std::snprintf(checksum, sizeof(checksum), "%016llx",
+                static_cast<unsigned long long>(segment.extent()->checksum()));
+  std::vector<uint64_t> shape;
+  if (segment.shape())
+    shape.assign(segment.shape()->begin(), segment.shape()->end());
+  return {{"name", segment.name()->str()},
+          {"kind", fb::EnumNameSegmentKind(segment.kind())},
+          {"compression", fb::EnumNameCompression(segment.compression())},
+          {"format", formatName(segment.format())},
+          {"shape", shape},
+          {"offset", segment.extent()->offset()},
+          {"stored_bytes", segment.extent()->stored_bytes()},
+          {"bytes", segment.extent()->bytes()},
+          {"checksum", checksum},
+          {"plans", std::move(plans)}};
+}
+
+} // namespace
+
+std::string inspectArtifact(const Artifact &artifact) {
+  const fb::Artifact &metadata = artifact.metadata();
+  Json plans = Json::array(), kernels = Json::array(), libraries = Json::array(),
+       segments = Json::array();
+  std::vector<std::vector<std::string>> users(metadata.segments()->size());
+  for (const fb::Plan *plan : *metadata.plans()) {
+    plans.push_back(describePlan(metadata, *plan));
+    for (uint32_t segment : segmentsOf(*plan))
+      users[segment].push_back(plan->name()->str());
+  }
+  for (const fb::Kernel *kernel : *metadata.kernels())
+    kernels.push_back(describeKernel(*kernel));
+  for (const fb::KernelLibrary *library : *metadata.libraries())
+    libraries.push_back(describeLibrary(metadata, *library));
+  for (uint32_t i = 0; i < metadata.segments()->size(); ++i)
+    segments.push_back(describeSegment(*metadata.segments()->Get(i), std::move(users[i])));
+  const fb::Provenance &provenance = *metadata.provenance();
+  const Json description = {
+      {"format_version", artifact.header().format_version},
+      {"file_bytes", artifact.fileBytes()},
+      {"model", describeModel(artifact.model())},
+      {"plans", plans},
+      {"kernels", kernels},
+      {"libraries", libraries},
+      {"segments", segments},
+      {"provenance",
+       {{"compiler_version", provenance.compiler_version()->str()},
+        {"llvm_version", provenance.llvm_version()->str()},
+        {"checkpoint_digest", provenance.checkpoint_digest()->str()},
+        {"policy_digest", provenance.policy_digest()->str()},
+        {"command_line", provenance.command_line()->str()}}}};
+  return description.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+} // namespace moeplan

@@ -1,0 +1,49 @@
+#include "runtime/artifact/mapped_file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <utility>
+
+namespace moeplan {
+
+Result<MappedFile> MappedFile::open(const std::string &path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    const bool missing = errno == ENOENT;
+    return Status(missing ? MOEPLAN_NOT_FOUND : MOEPLAN_IO_ERROR,
+                  path + ": " + std::strerror(errno));
+  }
+  struct stat info {};
+  MappedFile file;
+  Status failure;
+  if (fstat(fd, &info) != 0)
+    failure = ioError(path + ": " + std::strerror(errno));
+  else if (!S_ISREG(info.st_mode))
+    failure = ioError(path + ": not a regular file");
+  else if (info.st_size > 0) {
+    const auto size = static_cast<size_t>(info.st_size);
+    void *data = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (data == MAP_FAILED)
+      failure = ioError(path + ": cannot map: " + std::strerror(errno));
+    else
+      file.bytes_ = {static_cast<const std::byte *>(data), size};
+  }
+  close(fd);
+  if (!failure.ok())
+    return failure;
+  return file;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty())
+    munmap(const_cast<std::byte *>(bytes_.data()), bytes_.size());
+}
+
+MappedFile::MappedFile(MappedFile &&other) noexcept
+    : bytes_(std::exchange(other.bytes_, {})) {}
+
+} // namespace moeplan

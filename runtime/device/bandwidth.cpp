@@ -1,0 +1,64 @@
+#include "runtime/device/bandwidth.h"
+
+#include "runtime/device/memory.h"
+#include "runtime/device/thread_pool.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace moeplan {
+
+namespace {
+
+/// Sums words so that every byte must arrive; four sums, so that adding never limits.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+__attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+uint64_t sumWords(const uint64_t *words, uint64_t count) {
+  uint64_t a = 0, b = 0, c = 0, d = 0;
+  for (uint64_t i = 0; i + 32 <= count; i += 32)
+    for (uint64_t j = 0; j < 8; ++j) {
+      a += words[i + j];
+      b += words[i + 8 + j];
+      c += words[i + 16 + j];
+      d += words[i + 24 + j];
+    }
+  return a + b + c + d;
+}
+
+struct Pass {
+  const uint64_t *words;
+  uint64_t words_per_chunk;
+  uint64_t *sums;
+};
+
+void sumChunk(const void *context, uint32_t chunk) {
+  const auto &pass = *static_cast<const Pass *>(context);
+  pass.sums[chunk * 8] =
+      sumWords(pass.words + chunk * pass.words_per_chunk, pass.words_per_chunk);
+}
+
+} // namespace
+
+Result<double> measureReadBandwidth(unsigned threads, uint64_t bytes, unsigned repetitions) {
+  constexpr uint64_t kSmallest = 1 << 20;
+  if (threads == 0 || repetitions == 0 || bytes < kSmallest)
+    return invalidArgument("bandwidth needs a thread, a repetition and at least 1 MiB");
+  MOEPLAN_ASSIGN(HostMemory memory, HostMemory::allocate(bytes, "bandwidth measurement"));
+  std::memset(memory.data(), 1, bytes);
+  ThreadPool pool(threads);
+  std::vector<uint64_t> sums(static_cast<size_t>(pool.threads()) * 8);
+  const Pass pass{reinterpret_cast<const uint64_t *>(memory.data()), bytes / 8 / pool.threads(),
+                  sums.data()};
+  double best = 0;
+  for (unsigned i = 0; i < repetitions; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    pool.run(sumChunk, &pass, pool.threads());
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    best = std::max(best, static_cast<double>(bytes) / seconds.count());
+  }
+  return best;
+}
+
+} // namespace moeplan

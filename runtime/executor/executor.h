@@ -1,0 +1,74 @@
+// Programs bound to memory, and their execution on the CPU.
+#pragma once
+
+#include "runtime/artifact/artifact.h"
+#include "runtime/device/kernel_module.h"
+#include "runtime/device/thread_pool.h"
+#include "kernel_abi.h"
+#include "runtime/support/status.h"
+
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace moeplan {
+
+/// Base addresses of what a program's operands may name. Borrowed; must outlive the programs.
+struct ProgramMemory {
+  std::byte *arena = nullptr;          ///< at least the program's arena_bytes
+  std::byte *keys = nullptr;           ///< [num_layers] caches of `kvLayerBytes`
+  std::byte *values = nullptr;
+  uint64_t kvLayerBytes = 0;
+  const moeplan_expert *experts = nullptr; ///< [num_layers * num_experts]
+  int32_t *tokens = nullptr;           ///< [max_tokens]
+};
+
+/// One program with every operand resolved to an address and every kernel to its code. Built once
+/// per session; running it allocates nothing.
+class BoundProgram {
+public:
+  static Result<BoundProgram> bind(const Artifact &artifact, const fb::Program &program,
+                                   const std::vector<moeplan_kernel_fn> &kernels,
+                                   const ProgramMemory &memory);
+
+  uint32_t maxTokens() const { return maxTokens_; }
+
+  /// Runs the program for `step`. Row r of the logits, for step.logits_begin <= r <
+  /// step.token_count, goes to logits + (r - step.logits_begin) * vocab_size; no other is touched.
+  void run(ThreadPool &pool, const moeplan_step &step, float *logits);
+
+private:
+  /// A dispatch, or a copy where `kernel` is null (operands: target, source).
+  struct Command {
+    moeplan_kernel_fn kernel;
+    uint32_t firstOperand;
+    uint32_t tiles;
+    bool perToken;
+    uint64_t copyBytes;
+  };
+  /// Commands between two barriers; they run side by side.
+  struct Phase {
+    uint32_t begin, end;
+  };
+  /// A contiguous part of one command's tiles.
+  struct Chunk {
+    uint32_t command;
+    uint64_t tileBegin, tileEnd;
+  };
+  struct PhaseRun {
+    const BoundProgram *program;
+    const moeplan_step *step;
+  };
+
+  static void runChunk(const void *context, uint32_t chunk);
+
+  uint32_t maxTokens_ = 0;
+  uint32_t vocabSize_ = 0;
+  std::vector<Command> commands_;
+  std::vector<Phase> phases_;
+  std::vector<void *> operands_;
+  std::vector<uint32_t> logitsOperands_; ///< indices into operands_ that follow the logits
+  std::vector<Chunk> chunks_;            ///< of the phase under way
+};
+
+} // namespace moeplan

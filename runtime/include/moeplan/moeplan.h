@@ -1,0 +1,206 @@
+/* The public C API of the moeplan runtime.
+ *
+ * Errors. A function that can fail returns `moeplan_status *`: NULL means success, anything else
+ * carries a code and a one-line message, belongs to the caller and is released with
+ * moeplan_status_free(). Out-parameters are written only on success. No function aborts, throws or
+ * prints.
+ *
+ * Ownership. `moeplan_X_create/open` gives an object to the caller, `moeplan_X_free/close` takes it
+ * back; NULL is accepted there. Strings and arrays passed in are copied or used only during the
+ * call. Pointers given out without a matching free function are borrowed, and each says for how long.
+ *
+ * Threads. A `moeplan_artifact` is immutable once open and may be used from any number of threads.
+ * A `moeplan_session` or `moeplan_sampler` may be used by one thread at a time. Different objects
+ * are independent. There is no global state.
+ *
+ * Trust. An artifact holds machine code: opening one reads it only, creating a session runs it.
+ * Create sessions only from artifacts of a source you trust.
+ */
+#ifndef MOEPLAN_H
+#define MOEPLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define MOEPLAN_EXPORT __attribute__((visibility("default")))
+#else
+#define MOEPLAN_EXPORT
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status -------------------------------------------------------------------------------- */
+
+typedef struct moeplan_status moeplan_status;
+
+typedef enum moeplan_code {
+  MOEPLAN_OK = 0,
+  MOEPLAN_INVALID_ARGUMENT = 1,   /* the caller's fault: a bad option, token id, null pointer */
+  MOEPLAN_NOT_FOUND = 2,          /* no such file or plan */
+  MOEPLAN_CORRUPT = 3,            /* the artifact is damaged or breaks a rule of the format */
+  MOEPLAN_UNSUPPORTED = 4,        /* a newer format, or no kernels for this CPU */
+  MOEPLAN_RESOURCE_EXHAUSTED = 5, /* memory, or the KV cache is full */
+  MOEPLAN_IO_ERROR = 6,
+  MOEPLAN_CANCELLED = 7,          /* a callback asked to stop */
+  MOEPLAN_INTERNAL = 8
+} moeplan_code;
+
+/* MOEPLAN_OK for NULL. */
+MOEPLAN_EXPORT moeplan_code moeplan_status_code(const moeplan_status *status);
+/* One line without a newline; lives as long as `status`. "ok" for NULL. */
+MOEPLAN_EXPORT const char *moeplan_status_message(const moeplan_status *status);
+MOEPLAN_EXPORT void moeplan_status_free(moeplan_status *status);
+
+/* "MAJOR.MINOR.PATCH", static. */
+MOEPLAN_EXPORT const char *moeplan_version(void);
+
+/* ---- artifact ------------------------------------------------------------------------------ */
+
+typedef struct moeplan_artifact moeplan_artifact;
+
+/* Maps the file and checks its header, its metadata and every rule of the format, but not the bytes
+ * of the weights (moeplan_artifact_verify does). Takes milliseconds, whatever the file's size. */
+MOEPLAN_EXPORT moeplan_status *moeplan_artifact_open(const char *path, moeplan_artifact **out);
+/* All sessions of the artifact must be freed before. */
+MOEPLAN_EXPORT void moeplan_artifact_close(moeplan_artifact *artifact);
+
+/* Called now and then with the bytes done so far; returns false to cancel. */
+typedef bool (*moeplan_progress_fn)(void *user_data, uint64_t done_bytes, uint64_t total_bytes);
+
+/* Reads the whole file: every checksum, every padding byte, every compressed segment.
+ * `progress` may be NULL. */
+MOEPLAN_EXPORT moeplan_status *moeplan_artifact_verify(const moeplan_artifact *artifact,
+                                                       moeplan_progress_fn progress,
+                                                       void *user_data);
+
+/* A JSON description: model, plans, programs, kernels, libraries, segments, provenance.
+ * The string is released with moeplan_string_free(). */
+MOEPLAN_EXPORT moeplan_status *moeplan_artifact_inspect(const moeplan_artifact *artifact,
+                                                        char **json);
+MOEPLAN_EXPORT void moeplan_string_free(char *string);
+
+typedef struct moeplan_model_info {
+  uint32_t vocab_size;
+  uint32_t num_layers;
+  uint32_t num_experts;
+  uint32_t num_experts_per_tok;
+  uint32_t max_context;  /* max_position_embeddings of the checkpoint */
+  int32_t bos_token_id;  /* -1: the model has none */
+} moeplan_model_info;
+
+MOEPLAN_EXPORT moeplan_model_info moeplan_artifact_model_info(const moeplan_artifact *artifact);
+MOEPLAN_EXPORT bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token);
+MOEPLAN_EXPORT size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact);
+/* Lives as long as the artifact; NULL where index >= plan count. */
+MOEPLAN_EXPORT const char *moeplan_artifact_plan_name(const moeplan_artifact *artifact,
+                                                      size_t index);
+
+/* ---- text ---------------------------------------------------------------------------------- */
+
+/* Token ids of `text` (UTF-8, `bytes` long, NUL not needed), BOS first where `add_bos`. The array is
+ * released with moeplan_tokens_free(). */
+MOEPLAN_EXPORT moeplan_status *moeplan_tokenize(const moeplan_artifact *artifact, const char *text,
+                                                size_t bytes, bool add_bos, int32_t **tokens,
+                                                size_t *count);
+MOEPLAN_EXPORT void moeplan_tokens_free(int32_t *tokens);
+
+/* Turns a stream of tokens into a stream of text: bytes come out as soon as they form whole UTF-8
+ * characters. One decoder per stream. It borrows the artifact. */
+typedef struct moeplan_text_decoder moeplan_text_decoder;
+MOEPLAN_EXPORT moeplan_status *moeplan_text_decoder_create(const moeplan_artifact *artifact,
+                                                           moeplan_text_decoder **out);
+/* `*text` (`*bytes` long, NUL-terminated, perhaps empty) lives until the next call on the decoder. */
+MOEPLAN_EXPORT moeplan_status *moeplan_text_decoder_push(moeplan_text_decoder *decoder,
+                                                         int32_t token, const char **text,
+                                                         size_t *bytes);
+/* Bytes still held back at the end of the stream: an unfinished character becomes U+FFFD. */
+MOEPLAN_EXPORT moeplan_status *moeplan_text_decoder_finish(moeplan_text_decoder *decoder,
+                                                           const char **text, size_t *bytes);
+MOEPLAN_EXPORT void moeplan_text_decoder_free(moeplan_text_decoder *decoder);
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+/* A KV cache, a position in it, and a plan. It borrows the artifact. */
+typedef struct moeplan_session moeplan_session;
+
+typedef struct moeplan_session_options {
+  size_t struct_size;      /* sizeof(moeplan_session_options), set by moeplan_session_options_init */
+  const char *plan;        /* NULL: the artifact's first */
+  uint32_t context_length; /* positions of the KV cache; 0: min(max_context, 4096) */
+  uint32_t threads;        /* 0: one per physical core available to the process */
+} moeplan_session_options;
+
+MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);
+
+/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped. `options` may be NULL. */
+MOEPLAN_EXPORT moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
+                                                      const moeplan_session_options *options,
+                                                      moeplan_session **out);
+MOEPLAN_EXPORT void moeplan_session_free(moeplan_session *session);
+
+/* Appends `count` >= 1 tokens to the sequence and computes the logits of the last `logits_count`
+ * (<= count) of them. Fails without a change to the session where an id is out of range or the KV
+ * cache has no room. Allocates nothing for count = 1 after the first call. */
+MOEPLAN_EXPORT moeplan_status *moeplan_session_append(moeplan_session *session,
+                                                      const int32_t *tokens, size_t count,
+                                                      size_t logits_count);
+
+/* Row `index` (0: the first whose logits were asked for) of the last append: float32 [vocab_size].
+ * Lives until the next append or free. NULL where index >= logits_count. */
+MOEPLAN_EXPORT const float *moeplan_session_logits(const moeplan_session *session, size_t index);
+
+/* Tokens in the KV cache. */
+MOEPLAN_EXPORT uint32_t moeplan_session_position(const moeplan_session *session);
+MOEPLAN_EXPORT uint32_t moeplan_session_context_length(const moeplan_session *session);
+MOEPLAN_EXPORT uint32_t moeplan_session_threads(const moeplan_session *session);
+/* Bytes of weights that decoding one token reads under the session's plan. */
+MOEPLAN_EXPORT uint64_t moeplan_session_weight_bytes_per_token(const moeplan_session *session);
+/* Name of the CPU that the kernels in use were compiled for; lives as long as the session. */
+MOEPLAN_EXPORT const char *moeplan_session_target_cpu(const moeplan_session *session);
+MOEPLAN_EXPORT const char *moeplan_session_plan_name(const moeplan_session *session);
+/* Forgets the sequence: position 0. */
+MOEPLAN_EXPORT void moeplan_session_reset(moeplan_session *session);
+
+/* ---- sampling ------------------------------------------------------------------------------ */
+
+typedef struct moeplan_sampler moeplan_sampler;
+
+/* Applied in this order: repetition penalty, temperature, top-k, top-p. */
+typedef struct moeplan_sampler_options {
+  size_t struct_size;       /* sizeof(moeplan_sampler_options), set by the init function */
+  float temperature;        /* >= 0; 0 is greedy: the largest logit, lowest id on a tie */
+  uint32_t top_k;           /* 0: all */
+  float top_p;              /* in (0, 1]; 1: all */
+  float repetition_penalty; /* > 0; 1: none (Keskar et al., CTRL, arXiv 1909.05858) */
+  uint32_t repetition_window; /* how many of the latest tokens are penalised; 0: none */
+  uint64_t seed;
+} moeplan_sampler_options;
+
+MOEPLAN_EXPORT void moeplan_sampler_options_init(moeplan_sampler_options *options);
+/* `options` may be NULL. */
+MOEPLAN_EXPORT moeplan_status *moeplan_sampler_create(const moeplan_sampler_options *options,
+                                                      uint32_t vocab_size, moeplan_sampler **out);
+/* Tells the sampler of a token of the prompt, for the repetition penalty. */
+MOEPLAN_EXPORT void moeplan_sampler_observe(moeplan_sampler *sampler, int32_t token);
+/* Draws a token from `logits` (float32 [vocab_size]) and observes it. Same options, seed and logits:
+ * same tokens. */
+MOEPLAN_EXPORT int32_t moeplan_sampler_sample(moeplan_sampler *sampler, const float *logits);
+MOEPLAN_EXPORT void moeplan_sampler_free(moeplan_sampler *sampler);
+
+/* ---- measuring ----------------------------------------------------------------------------- */
+
+/* Bytes per second that `threads` threads together read from memory, sequentially, each its own part
+ * of a buffer of `bytes`: the best of `repetitions` passes. */
+MOEPLAN_EXPORT moeplan_status *moeplan_measure_read_bandwidth(uint32_t threads, uint64_t bytes,
+                                                              uint32_t repetitions,
+                                                              double *bytes_per_second);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

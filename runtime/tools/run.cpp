@@ -1,0 +1,292 @@
+// `moeplan run`: text from a prompt.
+#include "runtime/tools/common.h"
+#include "runtime/tools/npy_writer.h"
+
+#include "runtime/support/progress.h"
+#include "runtime/support/units.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <optional>
+
+namespace moeplan::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  std::string artifact;
+  std::string plan;
+  std::optional<std::string> prompt;
+  std::optional<std::string> tokenIdsText;
+  std::vector<int64_t> tokenIds;
+  std::string logitsOut;
+  uint32_t maxTokens = 128;
+  uint32_t contextLength = 0;
+  uint32_t threads = 0;
+  bool stopAtEos = true;
+  bool json = false;
+  moeplan_sampler_options sampling{};
+};
+
+struct Prefill {
+  const float *logits = nullptr; // of the last position
+  double seconds = 0;
+};
+
+struct Generation {
+  std::vector<int32_t> tokens;
+  std::string text;
+  const char *stopReason = "length";
+  size_t steps = 0; // tokens that were decoded: all but the last, which only was sampled
+  double seconds = 0;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
+
+/// The first Ctrl-C ends the run in order, a second one ends the process.
+void catchInterrupt() {
+  struct sigaction action{};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  (void)sigaction(SIGINT, &action, nullptr);
+}
+
+/// "1,5,9". Throws a CLI::ValidationError.
+std::vector<int64_t> parseTokenIds(const std::string &text) {
+  std::vector<int64_t> ids;
+  const char *const end = text.data() + text.size();
+  for (const char *at = text.data();; ++at) {
+    int64_t id = 0;
+    const auto [stop, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || (stop != end && *stop != ','))
+      throw CLI::ValidationError("--token-ids",
+                                 "numbers and commas expected, \"" + text + "\" given");
+    ids.push_back(id);
+    if (stop == end)
+      return ids;
+    at = stop;
+  }
+}
+
+std::vector<int32_t> promptTokens(const Options &options, const moeplan_artifact &artifact) {
+  const moeplan_model_info model = moeplan_artifact_model_info(&artifact);
+  if (!options.prompt) {
+    for (int64_t id : options.tokenIds)
+      if (id < 0 || id >= model.vocab_size)
+        throw Failure("--token-ids: " + std::to_string(id) + " is not in [0, " +
+                      std::to_string(model.vocab_size) + "), the model's vocabulary");
+    return {options.tokenIds.begin(), options.tokenIds.end()};
+  }
+  std::vector<int32_t> tokens = tokenize(artifact, *options.prompt, model.bos_token_id >= 0);
+  if (tokens.empty())
+    throw Failure("the prompt is empty and the model has no BOS token to start from");
+  return tokens;
+}
+
+Owned<moeplan_sampler> createSampler(const Options &options, uint32_t vocabSize,
+                                     const std::vector<int32_t> &prompt) {
+  moeplan_sampler *sampler = nullptr;
+  check(moeplan_sampler_create(&options.sampling, vocabSize, &sampler));
+  Owned<moeplan_sampler> owner(sampler);
+  for (int32_t token : prompt)
+    moeplan_sampler_observe(sampler, token);
+  return owner;
+}
+
+Prefill prefill(const Options &options, moeplan_session &session, uint32_t vocabSize,
+                const std::vector<int32_t> &prompt) {
+  std::optional<NpyWriter> logitsFile;
+  std::function<void(size_t, const float *)> writeLogits;
+  if (!options.logitsOut.empty()) {
+    logitsFile.emplace(options.logitsOut, prompt.size(), vocabSize);
+    writeLogits = [&](size_t, const float *logits) { logitsFile->writeRow(logits); };
+  }
+  Progress progress("prefill", prompt.size(), "tokens");
+  const auto start = Clock::now();
+  const float *logits = appendInChunks(session, prompt, writeLogits, [&](size_t done) {
+    progress.update(done);
+    return interrupted == 0;
+  });
+  const double seconds = secondsSince(start);
+  progress.finish();
+  if (!logits)
+    throw Failure("interrupted");
+  if (logitsFile)
+    logitsFile->commit();
+  return {logits, seconds};
+}
+
+/// Samples up to max_tokens, starting from the logits of the prompt's last token.
+Generation generate(const Options &options, const moeplan_artifact &artifact,
+                    moeplan_session &session, moeplan_sampler &sampler, const float *logits) {
+  moeplan_text_decoder *created = nullptr;
+  check(moeplan_text_decoder_create(&artifact, &created));
+  const Owned<moeplan_text_decoder> decoder(created);
+  Generation result;
+  const char *text = nullptr;
+  size_t bytes = 0;
+  auto emit = [&] {
+    result.text.append(text, bytes);
+    if (!options.json)
+      writeOutput({text, bytes});
+  };
+
+  const auto start = Clock::now();
+  while (result.tokens.size() < options.maxTokens) {
+    if (interrupted != 0) {
+      result.stopReason = "interrupted";
+      break;
+    }
+    const int32_t token = moeplan_sampler_sample(&sampler, logits);
+    if (options.stopAtEos && moeplan_artifact_is_eos(&artifact, token)) {
+      result.stopReason = "eos";
+      break;
+    }
+    result.tokens.push_back(token);
+    check(moeplan_text_decoder_push(decoder.get(), token, &text, &bytes));
+    emit();
+    if (result.tokens.size() == options.maxTokens)
+      break;
+    if (moeplan_session_position(&session) == moeplan_session_context_length(&session)) {
+      result.stopReason = "context";
+      break;
+    }
+    check(moeplan_session_append(&session, &token, 1, 1));
+    logits = moeplan_session_logits(&session, 0);
+    ++result.steps;
+  }
+  result.seconds = secondsSince(start);
+  check(moeplan_text_decoder_finish(decoder.get(), &text, &bytes));
+  emit();
+  return result;
+}
+
+/// Null where nothing was measured.
+nlohmann::ordered_json ratePerSecond(size_t tokens, double seconds) {
+  if (tokens == 0)
+    return nullptr;
+  return static_cast<double>(tokens) / std::max(seconds, 1e-9);
+}
+
+void report(const Options &options, const moeplan_session &session, size_t promptTokens,
+            const Prefill &prefill, const Generation &generation) {
+  const auto prefillRate = ratePerSecond(promptTokens, prefill.seconds);
+  const auto decodeRate = ratePerSecond(generation.steps, generation.seconds);
+  if (options.json) {
+    writeJson({{"prompt_tokens", promptTokens},
+               {"tokens", generation.tokens},
+               {"text", generation.text},
+               {"stop_reason", generation.stopReason},
+               {"prefill_tokens_per_second", prefillRate},
+               {"decode_tokens_per_second", decodeRate},
+               {"plan", moeplan_session_plan_name(&session)},
+               {"target_cpu", moeplan_session_target_cpu(&session)},
+               {"threads", moeplan_session_threads(&session)},
+               {"seed", options.sampling.seed}});
+    return;
+  }
+  if (!generation.tokens.empty())
+    writeOutput("\n");
+  auto rate = [](const nlohmann::ordered_json &value) {
+    return value.is_null() ? "" : ", " + formatRate(value.get<double>()) + " tokens/s";
+  };
+  std::fprintf(stderr,
+               "prefill %zu tokens%s; decode %zu tokens%s; stop: %s; plan %s, %s, %u threads\n",
+               promptTokens, rate(prefillRate).c_str(), generation.tokens.size(),
+               rate(decodeRate).c_str(), generation.stopReason, moeplan_session_plan_name(&session),
+               moeplan_session_target_cpu(&session), moeplan_session_threads(&session));
+}
+
+void run(const Options &options) {
+  const auto artifact = openArtifact(options.artifact);
+  const uint32_t vocabSize = moeplan_artifact_model_info(artifact.get()).vocab_size;
+  const std::vector<int32_t> prompt = promptTokens(options, *artifact);
+  const auto sampler = createSampler(options, vocabSize, prompt);
+  const auto session =
+      createSession(*artifact, options.plan, options.contextLength, options.threads);
+  const uint32_t contextLength = moeplan_session_context_length(session.get());
+  if (prompt.size() > contextLength)
+    throw Failure("the prompt has " + std::to_string(prompt.size()) +
+                  " tokens, the KV cache holds " + std::to_string(contextLength) +
+                  " (see --context)");
+  catchInterrupt();
+  const Prefill filled = prefill(options, *session, vocabSize, prompt);
+  const Generation generation = generate(options, *artifact, *session, *sampler, filled.logits);
+  report(options, *session, prompt.size(), filled, generation);
+  if (interrupted != 0)
+    throw Failure("interrupted");
+}
+
+} // namespace
+
+Command addRunCommand(CLI::App &app) {
+  CLI::App *command = app.add_subcommand("run", "Generate text from a prompt");
+  auto options = std::make_shared<Options>();
+  moeplan_sampler_options &sampling = options->sampling;
+  moeplan_sampler_options_init(&sampling);
+
+  addArtifactArgument(*command, options->artifact);
+  auto *prompt =
+      command->add_option("--prompt", options->prompt, "Text to continue; BOS is put before it")
+          ->type_name("TEXT");
+  command
+      ->add_option("--token-ids", options->tokenIdsText,
+                   "Token ids to continue, like 1,5,9; used as they are, without BOS")
+      ->excludes(prompt)
+      ->type_name("IDS");
+  command->callback([options] {
+    if (options->tokenIdsText)
+      options->tokenIds = parseTokenIds(*options->tokenIdsText);
+    else if (!options->prompt)
+      throw CLI::RequiredError("--prompt or --token-ids");
+  });
+  addPlanOption(*command, options->plan);
+  command->add_option("--max-tokens", options->maxTokens, "Most tokens to generate")
+      ->capture_default_str()
+      ->type_name("N");
+  command
+      ->add_option("--context", options->contextLength,
+                   "Positions of the KV cache (default: the model's, at most 4096)")
+      ->check(positive())
+      ->type_name("N");
+  addThreadsOption(*command, options->threads);
+  command->add_option("--temperature", sampling.temperature, "0 is greedy")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber.description(""))
+      ->type_name("T");
+  command->add_option("--top-k", sampling.top_k, "Draw from the K likeliest tokens; 0 is all")
+      ->capture_default_str()
+      ->type_name("K");
+  command
+      ->add_option("--top-p", sampling.top_p,
+                   "Draw from the fewest tokens with this probability together; 1 is all")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0).description(""))
+      ->type_name("P");
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "Makes recent tokens less likely; 1 is off")
+      ->capture_default_str()
+      ->check(positive())
+      ->type_name("X");
+  command->add_option("--seed", sampling.seed, "Seed of the sampling")
+      ->capture_default_str()
+      ->type_name("S");
+  command->add_flag("--stop-at-eos,!--ignore-eos", options->stopAtEos,
+                    "End at an EOS token, or go on past it (default: end)");
+  command
+      ->add_option("--logits-out", options->logitsOut,
+                   "Write the prompt's logits, float32 [positions, vocab], as .npy")
+      ->type_name("FILE");
+  addJsonFlag(*command, options->json);
+  command->footer("Example:\n  moeplan run tiny.moeplan --prompt \"It was\" --max-tokens 40 "
+                  "--temperature 0.8 --seed 7");
+  return {command, [options] { run(*options); }};
+}
+
+} // namespace moeplan::tools

@@ -1,0 +1,32 @@
+// The frozen first 64 bytes of every .moeplan file, of this and all later format versions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace moeplan {
+
+/// All fields are little-endian. `checksum` is XXH3-64 over the header bytes before it followed by
+/// the metadata bytes, so that damage to either is found before either is interpreted.
+struct ArtifactHeader {
+  char magic[8];            ///< "MOEPLAN\n"
+  uint32_t format_version;  ///< kFormatVersion of the writer
+  uint32_t header_size;     ///< 64
+  uint64_t metadata_offset; ///< of the FlatBuffer (moeplan.fbs), from the start of the file
+  uint64_t metadata_size;   ///< bytes of the FlatBuffer
+  uint64_t segment_base;    ///< file offset that segment offsets count from, a multiple of 4096
+  uint64_t file_size;       ///< bytes of the whole file: a file cut anywhere is recognised
+  uint64_t feature_bits;    ///< what a reader must understand; an unknown bit means refusal
+  uint64_t checksum;
+};
+static_assert(sizeof(ArtifactHeader) == 64 && offsetof(ArtifactHeader, checksum) == 56);
+
+inline constexpr char kArtifactMagic[8] = {'M', 'O', 'E', 'P', 'L', 'A', 'N', '\n'};
+inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint64_t kKnownFeatureBits = 0;
+
+/// Alignment in the file of segments that are mapped (weights) and of those that are decompressed.
+inline constexpr uint64_t kMappedAlignment = 4096;
+inline constexpr uint64_t kPackedAlignment = 64;
+
+} // namespace moeplan

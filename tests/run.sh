@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test: first the release build, then the runtime and
+# the reading of checkpoints and artifacts again under AddressSanitizer and UndefinedBehaviorSanitizer.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source .ci/setup.sh
+
+install_dependencies
+build_preset release
+say "running the tests of preset 'release'"
+ctest --preset release
+build_preset asan
+say "running the tests of preset 'asan'"
+ctest --preset asan
+say "all tests passed"
