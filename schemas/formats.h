@@ -10,8 +10,8 @@
 
 namespace moeplan {
 
-/// One weight format. A weight is a matrix of `rows` x `columns` (a vector has one row); each row is
-/// stored contiguously, without padding.
+/// One weight format. A weight is a matrix of `rows` x `columns` (a vector has one row); each row
+/// is stored contiguously, without padding.
 struct FormatInfo {
   moeplan_format id;
   std::string_view name; ///< as written in policies, segment names and IR

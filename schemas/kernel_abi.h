@@ -1,9 +1,9 @@
 /* The contract between the machine code in an artifact and the runtime that calls it.
  *
- * This header is shared by the micro-kernels (C), the compiler and the runtime, and includes nothing
- * of ours. It is versioned as if it were a schema: any change to a struct, an enumerator or the
- * calling convention below raises MOEPLAN_KERNEL_ABI_VERSION, and a runtime refuses a kernel library
- * of another version.
+ * This header is shared by the micro-kernels (C), the compiler and the runtime, and includes
+ * nothing of ours. It is versioned as if it were a schema: any change to a struct, an enumerator or
+ * the calling convention below raises MOEPLAN_KERNEL_ABI_VERSION, and a runtime refuses a kernel
+ * library of another version.
  */
 #ifndef MOEPLAN_SCHEMAS_KERNEL_ABI_H
 #define MOEPLAN_SCHEMAS_KERNEL_ABI_H
@@ -38,10 +38,10 @@ typedef struct moeplan_step {
 /* One row of a layer's expert table: where the three linears of an expert are, and their formats.
  * The pointers are borrowed from the residency manager and stay valid for the whole step. */
 typedef struct moeplan_expert {
-  const void *w1;      /* gate, [intermediate_size, hidden_size] */
-  const void *w3;      /* up,   [intermediate_size, hidden_size] */
-  const void *w2;      /* down, [hidden_size, intermediate_size] */
-  uint16_t w1_format;  /* enum moeplan_format */
+  const void *w1;     /* gate, [intermediate_size, hidden_size] */
+  const void *w3;     /* up,   [intermediate_size, hidden_size] */
+  const void *w2;     /* down, [hidden_size, intermediate_size] */
+  uint16_t w1_format; /* enum moeplan_format */
   uint16_t w3_format;
   uint16_t w2_format;
   uint16_t reserved;
@@ -50,8 +50,8 @@ typedef struct moeplan_expert {
 /* A specialised kernel. Shapes and formats are constants inside it.
  *
  * `bindings` holds one pointer per operand, in the order of the dispatch. The kernel computes tiles
- * `tile_begin` .. `tile_end - 1` of its grid; tiles are independent, so any split over threads gives
- * the same bytes. Reentrant, keeps no state, allocates nothing, calls nothing. */
+ * `tile_begin` .. `tile_end - 1` of its grid; tiles are independent, so any split over threads
+ * gives the same bytes. Reentrant, keeps no state, allocates nothing, calls nothing. */
 typedef void (*moeplan_kernel_fn)(void *const *bindings, const moeplan_step *step,
                                   uint64_t tile_begin, uint64_t tile_end);
 

@@ -57,10 +57,16 @@ Expected<CpuTarget> moeplan::compiler::resolveCpuTarget(StringRef request) {
     for (const auto &feature : sys::getHostCPUFeatures())
       consider(feature.getKey(), feature.getValue());
   } else {
-    SmallVector<StringRef> features;
-    X86::getFeaturesForCPU(target.cpu, features);
-    for (StringRef feature : features)
-      consider(feature, true);
+    SmallVector<StringRef> named;
+    X86::getFeaturesForCPU(target.cpu, named);
+    // The table names AVX2 for x86-64-v3 and leaves AVX to be concluded from it.
+    StringMap<bool> features;
+    for (StringRef feature : named) {
+      features[feature] = true;
+      X86::updateImpliedFeatures(feature, /*Enabled=*/true, features);
+    }
+    for (const auto &feature : features)
+      consider(feature.getKey(), feature.getValue());
   }
   sort(target.features);
   sort(switches);

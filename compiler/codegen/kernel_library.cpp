@@ -48,7 +48,8 @@ Expected<std::unique_ptr<TargetMachine>> createTargetMachine(const CpuTarget &ta
 /// Adds to the bitcode module one wrapper per kernel.
 class Specializer {
 public:
-  Specializer(Module &module, const CpuTarget &target) : module(module), builder(module.getContext()) {
+  Specializer(Module &module, const CpuTarget &target)
+      : module(module), builder(module.getContext()) {
     // Attributes of a function override the target machine's CPU. The kernels' own vectors must not
     // be split where a CPU's tuning prefers shorter ones.
     attributes.addAttribute("target-cpu", target.cpu);
@@ -56,6 +57,9 @@ public:
     std::string bits = std::to_string(32 * target.lanes);
     attributes.addAttribute("prefer-vector-width", bits);
     attributes.addAttribute("min-legal-vector-width", bits);
+    // A loop that clears or copies must not become a call of memset or memcpy: a kernel library has
+    // no dependencies.
+    attributes.addAttribute("no-builtins");
     for (Function &function : module) {
       if (function.isDeclaration())
         continue;
@@ -99,10 +103,9 @@ public:
       if (isReal != parameter.getType()->isDoubleTy())
         return fail(kernel, "constant '" + parameter.getName() + "' must be " +
                                 (isReal ? "an integer" : "a float"));
-      arguments.push_back(
-          isReal ? static_cast<Value *>(ConstantFP::get(parameter.getType(),
-                                                        std::get<double>(*constant->second)))
-                 : builder.getInt64(std::get<int64_t>(*constant->second)));
+      arguments.push_back(isReal ? static_cast<Value *>(ConstantFP::get(
+                                       parameter.getType(), std::get<double>(*constant->second)))
+                                 : builder.getInt64(std::get<int64_t>(*constant->second)));
       constants.erase(constant);
     }
     if (!constants.empty())

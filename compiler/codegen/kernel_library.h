@@ -16,7 +16,7 @@ struct KernelSpec {
   std::string symbol;         ///< exported name
   std::string implementation; ///< "linear" for moeplan_cpu_linear
   std::vector<std::pair<std::string, std::variant<int64_t, double>>> constants; ///< by name
-  unsigned bindings = 0;      ///< operands of its dispatches
+  unsigned bindings = 0; ///< operands of its dispatches
 };
 
 /// Machine code of a set of kernels for one target.

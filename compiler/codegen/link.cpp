@@ -31,9 +31,9 @@ Expected<std::string> moeplan::compiler::linkSharedObject(StringRef object) {
     return createStringError(error, "cannot write " + input + ": " + error.message());
   }
 
-  const char *arguments[] = {"ld.lld",         "-shared", "-o", output.c_str(), input.c_str(),
-                             "--build-id=none", "-s",      "-z", "now",          "-z",
-                             "defs",            "--hash-style=gnu", "--threads=1"};
+  const char *arguments[] = {
+      "ld.lld", "-shared", "-o", output.c_str(), input.c_str(),      "--build-id=none", "-s",
+      "-z",     "now",     "-z", "defs",         "--hash-style=gnu", "--threads=1"};
   std::string messages;
   raw_string_ostream stream(messages);
   static std::mutex lldMutex;

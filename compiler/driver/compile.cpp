@@ -31,8 +31,7 @@ Error writeText(StringRef path, StringRef text) {
   auto file = AtomicFile::create(path);
   if (!file)
     return file.takeError();
-  if (Error error =
-          file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
+  if (Error error = file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
     return error;
   return file->commit();
 }
@@ -205,8 +204,8 @@ private:
     }
     Provenance provenance{MOEPLAN_VERSION, LLVM_VERSION_STRING, checkpoint->digest(), policyDigest,
                           "moeplanc compile --target-cpu=" + join(report.targetCpus, ",")};
-    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, options.output,
-                              options.progress);
+    auto bytes =
+        packArtifact(*module, *checkpoint, libraries, provenance, options.output, options.progress);
     if (!bytes)
       return bytes.takeError();
     report.fileBytes = *bytes;

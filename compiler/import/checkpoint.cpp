@@ -1,5 +1,9 @@
-#include "checkpoint.h"
-#include "safetensors.h"
+#include "compiler/import/checkpoint.h"
+
+#include "compiler/import/input_file.h"
+#include "compiler/import/json.h"
+#include "compiler/import/messages.h"
+#include "compiler/import/safetensors.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
@@ -17,8 +21,8 @@ using namespace llvm;
 namespace moeplan::compiler {
 
 struct Checkpoint::Impl {
-  std::vector<MappedFile> weights; ///< parallel to files()
-  MappedFile tokenizer;
+  std::vector<InputFile> weights; ///< parallel to files()
+  InputFile tokenizer;
 };
 
 namespace {
@@ -38,7 +42,7 @@ struct WeightFiles {
 };
 
 Expected<WeightFiles> readIndex(const std::string &path) {
-  Expected<MappedFile> file = MappedFile::open(path);
+  Expected<InputFile> file = InputFile::open(path);
   if (!file)
     return file.takeError();
   Expected<nlohmann::json> index = parseJson(file->text(), kIndexFile);
@@ -163,7 +167,7 @@ Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->impl_ = std::make_unique<Impl>();
 
-  Expected<MappedFile> configFile = MappedFile::open(directory + "/" + kConfigFile);
+  Expected<InputFile> configFile = InputFile::open(directory + "/" + kConfigFile);
   if (!configFile)
     return configFile.takeError();
   Expected<MixtralConfig> config = parseMixtralConfig(configFile->text(), kConfigFile);
@@ -189,7 +193,7 @@ Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
                                  weightFiles->sharded ? kIndexFile : kSingleFile))
     return error;
 
-  Expected<MappedFile> tokenizer = MappedFile::open(directory + "/" + kTokenizerFile);
+  Expected<InputFile> tokenizer = InputFile::open(directory + "/" + kTokenizerFile);
   if (!tokenizer)
     return tokenizer.takeError();
   if (tokenizer->bytes().empty())
@@ -201,7 +205,7 @@ Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
 Error Checkpoint::addWeightFile(const std::string &directory, uint32_t index,
                                 const std::map<std::string, std::string> *shardOfTensor) {
   const std::string &file = files_[index];
-  Expected<MappedFile> mapped = MappedFile::open(directory + "/" + file);
+  Expected<InputFile> mapped = InputFile::open(directory + "/" + file);
   if (!mapped)
     return mapped.takeError();
   Expected<std::vector<TensorInfo>> tensors = parseSafetensorsHeader(mapped->bytes(), file);

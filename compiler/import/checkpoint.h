@@ -1,4 +1,5 @@
-// A Hugging Face Mixtral checkpoint on disk: what its files say, checked, without reading the weights.
+// A Hugging Face Mixtral checkpoint on disk: what its files say, checked, without reading the
+// weights.
 #pragma once
 
 #include "llvm/ADT/ArrayRef.h"
@@ -31,8 +32,8 @@ struct MixtralConfig {
   uint32_t slidingWindow = 0; ///< 0: none
   uint32_t maxPositionEmbeddings = 0;
   bool tieWordEmbeddings = false;
-  int32_t bosTokenId = -1;           ///< -1: none
-  std::vector<int32_t> eosTokenIds;  ///< `eos_token_id` is a number, a list or null
+  int32_t bosTokenId = -1;          ///< -1: none
+  std::vector<int32_t> eosTokenIds; ///< `eos_token_id` is a number, a list or null
 };
 
 /// Element types a checkpoint may hold.
@@ -42,11 +43,11 @@ llvm::StringRef dtypeName(DType dtype); ///< as in safetensors: "F32", "F16", "B
 
 /// A tensor as a byte range of one of the checkpoint's files. Row-major.
 struct TensorInfo {
-  std::string name;                  ///< "model.layers.0.self_attn.q_proj.weight"
-  uint32_t file = 0;                 ///< index into Checkpoint::files()
+  std::string name;  ///< "model.layers.0.self_attn.q_proj.weight"
+  uint32_t file = 0; ///< index into Checkpoint::files()
   DType dtype = DType::BF16;
   llvm::SmallVector<uint64_t, 2> shape;
-  uint64_t offset = 0;               ///< from the start of the file, in bytes
+  uint64_t offset = 0; ///< from the start of the file, in bytes
   uint64_t bytes = 0;
 };
 

@@ -1,6 +1,8 @@
 // `config.json`: what of it matters to execution, and the tensors that follow from it.
-#include "checkpoint.h"
-#include "safetensors.h"
+#include "compiler/import/checkpoint.h"
+
+#include "compiler/import/json.h"
+#include "compiler/import/messages.h"
 
 #include "llvm/ADT/StringExtras.h"
 

@@ -42,8 +42,7 @@ public:
     x = norm(x, weight("norm", "model.norm.weight"));
     FlatSymbolRefAttr output =
         config.tieWordEmbeddings ? embedding : weight("output", "lm_head.weight");
-    Value logits =
-        builder.create<moe::LogitsOp>(loc, activationType(config.vocabSize), x, output);
+    Value logits = builder.create<moe::LogitsOp>(loc, activationType(config.vocabSize), x, output);
     builder.create<func::ReturnOp>(loc, logits);
     return module;
   }
@@ -102,8 +101,7 @@ private:
       return weight(name + "attention." + which, source + "self_attn." + which + "_proj.weight");
     };
 
-    Value normed =
-        norm(x, weight(name + "attention_norm", source + "input_layernorm.weight"));
+    Value normed = norm(x, weight(name + "attention_norm", source + "input_layernorm.weight"));
     FlatSymbolRefAttr q = projection("q"), k = projection("k"), v = projection("v"),
                       o = projection("o");
     Value attention = builder.create<moe::AttentionOp>(
@@ -116,8 +114,8 @@ private:
     FlatSymbolRefAttr gate = weight(name + "router", source + "block_sparse_moe.gate.weight");
     auto ids = RankedTensorType::get({ShapedType::kDynamic, config.numExpertsPerToken},
                                      builder.getI32Type());
-    auto router = builder.create<moe::RouterOp>(
-        loc, ids, activationType(config.numExpertsPerToken), normed, gate);
+    auto router = builder.create<moe::RouterOp>(loc, ids, activationType(config.numExpertsPerToken),
+                                                normed, gate);
     SmallVector<Attribute> experts;
     for (uint32_t e = 0; e < config.numExperts; ++e) {
       auto linear = [&](StringRef which) {
@@ -128,9 +126,9 @@ private:
       experts.push_back(
           moe::ExpertAttr::get(builder.getContext(), w1, w3, w2, moe::PlacementAttr()));
     }
-    Value routed = builder.create<moe::ExpertsOp>(
-        loc, x.getType(), normed, router.getIds(), router.getWeights(), Value(), layer,
-        builder.getArrayAttr(experts));
+    Value routed = builder.create<moe::ExpertsOp>(loc, x.getType(), normed, router.getIds(),
+                                                  router.getWeights(), Value(), layer,
+                                                  builder.getArrayAttr(experts));
     return builder.create<moe::AddOp>(loc, x, routed);
   }
 

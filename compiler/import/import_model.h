@@ -8,8 +8,8 @@
 
 namespace moeplan::compiler {
 
-/// Builds the `moe` module of a checkpoint: its configuration as module attribute, every weight as a
-/// symbol (file, offset, shape, dtype; no bytes), and the function `@forward` from token ids to
+/// Builds the `moe` module of a checkpoint: its configuration as module attribute, every weight as
+/// a symbol (file, offset, shape, dtype; no bytes), and the function `@forward` from token ids to
 /// logits. The module is verified. `context` must have the moe and func dialects loaded.
 mlir::OwningOpRef<mlir::ModuleOp> importModel(mlir::MLIRContext &context,
                                               const Checkpoint &checkpoint);

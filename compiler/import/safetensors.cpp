@@ -1,20 +1,15 @@
-#include "safetensors.h"
+#include "compiler/import/safetensors.h"
+
+#include "compiler/import/json.h"
+#include "compiler/import/messages.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/Endian.h"
-#include "llvm/Support/JSON.h"
 #include "llvm/Support/MathExtras.h"
 
 #include <array>
-#include <cerrno>
 #include <cstring>
-#include <fcntl.h>
-#include <iterator>
-#include <set>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 using namespace llvm;
 
@@ -22,14 +17,8 @@ namespace moeplan::compiler {
 
 namespace {
 
-/// Bytes. The limit of the reference implementation of safetensors on its header.
-constexpr uint64_t kMaxJsonBytes = 100'000'000;
-/// Levels. No file of a checkpoint nests deeper than a handful.
-constexpr int kMaxJsonDepth = 64;
 /// Bytes of the little-endian header length that a safetensors file begins with.
 constexpr uint64_t kLengthBytes = 8;
-/// Characters of a found value that a message repeats.
-constexpr size_t kMaxDescription = 100;
 
 struct DTypeInfo {
   DType id;
@@ -50,154 +39,6 @@ const DTypeInfo &dtypeInfo(DType dtype) {
 
 uint64_t dtypeBytes(DType dtype) { return dtypeInfo(dtype).bytes; }
 StringRef dtypeName(DType dtype) { return dtypeInfo(dtype).name; }
-
-Error importError(const Twine &message) {
-  std::string line;
-  for (char c : message.str()) {
-    auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f)
-      line += "\\x" + toHex(StringRef(&c, 1), /*LowerCase=*/true);
-    else
-      line += c;
-  }
-  return createStringError(inconvertibleErrorCode(), Twine(json::fixUTF8(line)));
-}
-
-std::string describe(const nlohmann::json *value) {
-  if (!value)
-    return "missing";
-  std::string text = value->dump();
-  // Between elements as people write it: "[2, 3]".
-  if (value->is_array() && all_of(*value, [](auto &item) { return item.is_number(); }))
-    text = "[" + join(map_range(*value, [](auto &item) { return item.dump(); }), ", ") + "]";
-  if (text.size() > kMaxDescription)
-    text = text.substr(0, kMaxDescription) + "...";
-  return "file has " + text;
-}
-
-std::string formatShape(ArrayRef<uint64_t> shape) {
-  return "[" + join(map_range(shape, [](uint64_t extent) { return utostr(extent); }), ", ") + "]";
-}
-
-//===----------------------------------------------------------------------===//
-// Mapping
-//===----------------------------------------------------------------------===//
-
-Expected<MappedFile> MappedFile::open(const std::string &path) {
-  auto failure = [&] { return importError(path + ": " + std::strerror(errno)); };
-  // Without O_NONBLOCK, a FIFO in place of the file would hang the compiler.
-  int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0)
-    return failure();
-  auto mapped = [&]() -> Expected<MappedFile> {
-    struct stat status{};
-    if (::fstat(descriptor, &status) != 0)
-      return failure();
-    if (!S_ISREG(status.st_mode))
-      return importError(path + ": a regular file expected");
-    MappedFile file;
-    auto bytes = static_cast<size_t>(status.st_size);
-    if (bytes == 0) // mmap refuses empty ranges
-      return file;
-    void *address = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (address == MAP_FAILED)
-      return failure();
-    file.bytes_ = {static_cast<const uint8_t *>(address), bytes};
-    return file;
-  }();
-  ::close(descriptor);
-  return mapped;
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty())
-    ::munmap(const_cast<uint8_t *>(bytes_.data()), bytes_.size());
-}
-
-void MappedFile::release(ArrayRef<uint8_t> range) const {
-  if (range.empty())
-    return;
-  // The mapping begins at a page; so pages are counted from there.
-  auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-  uint64_t begin = alignTo(range.begin() - bytes_.begin(), page);
-  uint64_t end = alignDown(range.end() - bytes_.begin(), page);
-  // Advice: nothing depends on its success.
-  if (begin < end)
-    (void)::madvise(const_cast<uint8_t *>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
-}
-
-//===----------------------------------------------------------------------===//
-// JSON
-//===----------------------------------------------------------------------===//
-
-namespace {
-
-/// Iterates over a text and counts, in a counter shared by its copies, what the parser has
-/// consumed: the parser's callback is told keys, but not where they stand.
-class CountingIterator {
-public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char *;
-  using reference = const char &;
-
-  CountingIterator(const char *position, size_t *consumed)
-      : position_(position), consumed_(consumed) {}
-  reference operator*() const { return *position_; }
-  CountingIterator &operator++() {
-    ++position_;
-    ++*consumed_;
-    return *this;
-  }
-  bool operator==(const CountingIterator &other) const { return position_ == other.position_; }
-
-private:
-  const char *position_;
-  size_t *consumed_;
-};
-
-/// Leaves the parser from its callback; never leaves parseJson.
-struct JsonRefusal {
-  std::string reason;
-};
-
-} // namespace
-
-Expected<nlohmann::json> parseJson(StringRef text, StringRef origin) {
-  using Event = nlohmann::json::parse_event_t;
-  if (text.size() > kMaxJsonBytes)
-    return importError(origin + ": at most " + Twine(kMaxJsonBytes) +
-                       " bytes of JSON expected, file has " + Twine(text.size()));
-  size_t consumed = 0;
-  std::vector<std::set<std::string>> keys; // of the objects that are open
-  auto refuseAtPosition = [&](const std::string &what) {
-    throw JsonRefusal{what + " before byte " + std::to_string(consumed)};
-  };
-  auto check = [&](int depth, Event event, nlohmann::json &value) {
-    if (depth > kMaxJsonDepth)
-      refuseAtPosition("more than " + std::to_string(kMaxJsonDepth) + " levels of nesting");
-    if (event == Event::object_start)
-      keys.emplace_back();
-    else if (event == Event::object_end)
-      keys.pop_back();
-    else if (event == Event::key && !keys.back().insert(value.get_ref<std::string &>()).second)
-      refuseAtPosition("duplicate key " + value.dump());
-    return true;
-  };
-  try {
-    return nlohmann::json::parse(CountingIterator(text.begin(), &consumed),
-                                 CountingIterator(text.end(), &consumed), check);
-  } catch (const JsonRefusal &refusal) {
-    return importError(origin + ": " + refusal.reason);
-  } catch (const std::exception &failure) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
-    StringRef what = failure.what();
-    if (size_t bracket = what.find("] "); what.starts_with("[json.") && bracket != StringRef::npos)
-      what = what.drop_front(bracket + 2);
-    return importError(origin + ": not JSON: " + what);
-  }
-}
 
 //===----------------------------------------------------------------------===//
 // Safetensors

@@ -23,7 +23,7 @@ Expected<AtomicFile> AtomicFile::create(StringRef target) {
   AtomicFile file;
   file.target_ = target.str();
   file.temporary_ = file.target_ + ".tmp." + std::to_string(getpid());
-  struct stat info {};
+  struct stat info{};
   if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
     return createStringError(file.target_ + ": exists and is not a regular file");
   file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -47,8 +47,7 @@ AtomicFile::AtomicFile(AtomicFile &&other) noexcept
 
 Error AtomicFile::writeAt(uint64_t offset, ArrayRef<uint8_t> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written =
-        pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR)
       continue;
     if (written <= 0)
@@ -69,8 +68,8 @@ Error AtomicFile::write(ArrayRef<uint8_t> bytes) {
 Error AtomicFile::padTo(uint64_t position) {
   static constexpr uint8_t kZeros[4096] = {};
   while (position_ < position)
-    if (Error error = write(ArrayRef<uint8_t>(
-            kZeros, std::min<uint64_t>(position - position_, sizeof(kZeros)))))
+    if (Error error = write(
+            ArrayRef<uint8_t>(kZeros, std::min<uint64_t>(position - position_, sizeof(kZeros)))))
       return error;
   return Error::success();
 }

@@ -22,9 +22,7 @@ namespace {
 using flatbuffers::Offset;
 using flatbuffers::String;
 
-fb::Format formatOf(StringRef name) {
-  return fb::Format(findFormat(std::string_view(name))->id);
-}
+fb::Format formatOf(StringRef name) { return fb::Format(findFormat(std::string_view(name))->id); }
 
 class MetadataBuilder {
 public:
@@ -37,9 +35,9 @@ public:
     auto plans = buildPlans();
     auto model = buildModel();
     const Provenance &p = in.provenance;
-    auto provenance = fb::CreateProvenance(
-        builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
-        string(p.policyDigest), string(p.commandLine));
+    auto provenance = fb::CreateProvenance(builder, string(p.compilerVersion),
+                                           string(p.llvmVersion), string(p.checkpointDigest),
+                                           string(p.policyDigest), string(p.commandLine));
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
                                       /*tokenizer_segment=*/in.packed.size() - 1, provenance),
                    fb::ArtifactIdentifier());
@@ -70,10 +68,9 @@ private:
       segmentIndex[segment.getSymName()] = tables.size();
       std::vector<uint64_t> shape(segment.getShape().begin(), segment.getShape().end());
       fb::Extent where = extent(tables.size());
-      tables.push_back(fb::CreateSegment(builder, string(segment.getSymName()),
-                                         fb::SegmentKind::weight, fb::Compression::none, &where,
-                                         formatOf(segment.getFormat()),
-                                         builder.CreateVector(shape)));
+      tables.push_back(fb::CreateSegment(
+          builder, string(segment.getSymName()), fb::SegmentKind::weight, fb::Compression::none,
+          &where, formatOf(segment.getFormat()), builder.CreateVector(shape)));
     }
     return builder.CreateVector(tables);
   }
@@ -211,8 +208,8 @@ std::vector<KernelSpec> moeplan::compiler::collectKernels(mlir::ModuleOp module)
   });
   std::vector<KernelSpec> kernels;
   for (auto op : module.getOps<plan::KernelOp>()) {
-    KernelSpec kernel{op.getSymName().str(), op.getImplementation().str(), {},
-                      bindings.lookup(op.getSymName())};
+    KernelSpec kernel{
+        op.getSymName().str(), op.getImplementation().str(), {}, bindings.lookup(op.getSymName())};
     for (mlir::NamedAttribute constant : op.getConstants()) {
       std::variant<int64_t, double> value;
       if (auto real = dyn_cast<mlir::FloatAttr>(constant.getValue()))

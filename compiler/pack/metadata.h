@@ -37,8 +37,8 @@ struct PackedSegment {
 std::vector<KernelSpec> collectKernels(mlir::ModuleOp module);
 
 /// Everything the metadata is made from. Segments are numbered: `packed` first, then the module's
-/// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code segment
-/// per library, in their order, then the tokenizer.
+/// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code
+/// segment per library, in their order, then the tokenizer.
 struct MetadataInput {
   mlir::ModuleOp module;
   llvm::ArrayRef<KernelSpec> kernels;
@@ -48,8 +48,8 @@ struct MetadataInput {
   const Provenance &provenance;
 };
 
-/// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be laid
-/// out before checksums are known.
+/// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be
+/// laid out before checksums are known.
 std::vector<uint8_t> buildMetadata(const MetadataInput &input);
 
 } // namespace moeplan::compiler

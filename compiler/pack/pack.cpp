@@ -164,8 +164,7 @@ private:
     hasher.update(&header, offsetof(ArtifactHeader, checksum));
     hasher.update(bytes.data(), bytes.size());
     header.checksum = hasher.digest();
-    if (Error error = file.writeAt(
-            0, {reinterpret_cast<const uint8_t *>(&header), sizeof(header)}))
+    if (Error error = file.writeAt(0, {reinterpret_cast<const uint8_t *>(&header), sizeof(header)}))
       return error;
     return file.writeAt(sizeof(header), bytes);
   }

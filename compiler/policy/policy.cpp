@@ -70,7 +70,8 @@ private:
     return Error::success();
   }
 
-  Error forEach(const toml::node &node, StringRef what, function_ref<Error(const toml::node &)> visit) {
+  Error forEach(const toml::node &node, StringRef what,
+                function_ref<Error(const toml::node &)> visit) {
     const toml::array *array = node.as_array();
     if (!array)
       return fail(node, "'" + what + "' must be a list");

@@ -17,7 +17,8 @@ struct PinRule {
   std::string residency;
 };
 
-/// One plan to compile. The first pin that matches decides; what no pin decides is bf16 on the host.
+/// One plan to compile. The first pin that matches decides; what no pin decides is bf16 on the
+/// host.
 struct Tier {
   std::string name;
   std::vector<PinRule> pins;
@@ -32,8 +33,8 @@ struct Policy {
 Policy defaultPolicy();
 
 /// Parses a policy. Keys: `targets.cpu` (a list of CPU names) and `[[tier]]` with `name` and `pin`
-/// (a list of tables with `experts`, `format`, `residency`). Errors are one line with file, line and
-/// column; an unknown key is refused with the nearest valid one.
+/// (a list of tables with `experts`, `format`, `residency`). Errors are one line with file, line
+/// and column; an unknown key is refused with the nearest valid one.
 llvm::Expected<Policy> parsePolicy(llvm::StringRef text, llvm::StringRef origin);
 
 } // namespace moeplan::compiler

@@ -46,9 +46,8 @@ SmallVector<LiveBuffer> liveBuffers(plan::ProgramOp program) {
 
 /// Places each buffer and returns the arena's size in bytes.
 int64_t placeBuffers(SmallVectorImpl<LiveBuffer> &buffers) {
-  llvm::stable_sort(buffers, [](const LiveBuffer &a, const LiveBuffer &b) {
-    return a.bytes > b.bytes;
-  });
+  llvm::stable_sort(buffers,
+                    [](const LiveBuffer &a, const LiveBuffer &b) { return a.bytes > b.bytes; });
   int64_t arenaBytes = 0;
   SmallVector<LiveBuffer *> placed; // by offset
   for (LiveBuffer &buffer : buffers) {
@@ -63,11 +62,10 @@ int64_t placeBuffers(SmallVectorImpl<LiveBuffer> &buffers) {
     }
     buffer.offset = offset;
     arenaBytes = std::max(arenaBytes, offset + buffer.bytes);
-    placed.insert(llvm::upper_bound(placed, &buffer,
-                                    [](LiveBuffer *a, LiveBuffer *b) {
-                                      return a->offset < b->offset;
-                                    }),
-                  &buffer);
+    placed.insert(
+        llvm::upper_bound(placed, &buffer,
+                          [](LiveBuffer *a, LiveBuffer *b) { return a->offset < b->offset; }),
+        &buffer);
   }
   return llvm::alignTo(arenaBytes, plan::kArenaAlignment);
 }

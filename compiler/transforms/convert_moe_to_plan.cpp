@@ -29,13 +29,32 @@ int64_t features(Value activation) {
   return cast<RankedTensorType>(activation.getType()).getDimSize(1);
 }
 
+/// Fails, with an error, where `function` holds what no program can.
+LogicalResult checkConvertible(func::FuncOp function) {
+  if (!function.getBody().hasOneBlock())
+    return function.emitError("must have a body of one block");
+  for (Operation &op : function.front().without_terminator()) {
+    if (!isa<moe::EmbeddingOp, moe::RmsNormOp, moe::AttentionOp, moe::RouterOp, moe::ExpertsOp,
+             moe::AddOp, moe::LogitsOp>(op))
+      return op.emitOpError("has no counterpart in a plan");
+    for (OpOperand &operand : op.getOpOperands()) {
+      Operation *source = operand.get().getDefiningOp();
+      // A program is given tokens and nothing else, and its logits are its output.
+      if (!isa<moe::EmbeddingOp>(op) && (!source || isa<moe::LogitsOp>(source)))
+        return op.emitOpError() << "operand " << operand.getOperandNumber()
+                                << " must be an activation that the function computes";
+    }
+  }
+  return success();
+}
+
 /// Expands one placed function into one program.
 class ModelConverter {
 public:
   ModelConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
                  const FormatInfo &kvFormat)
-      : module(module), program(module, op), programOp(op), function(function),
-        kvFormat(kvFormat) {}
+      : module(module), program(module, op), programOp(op), function(function), kvFormat(kvFormat) {
+  }
 
   void run() {
     for (Operation &op : function.front())
@@ -64,8 +83,8 @@ private:
     return value.hasOneUse() && isa<moe::LogitsOp>(*value.user_begin());
   }
 
-  /// The buffer that `op` adds its result to: the residual's own where `op` is its last user, else a
-  /// copy of it; a fresh one where there is no residual.
+  /// The buffer that `op` adds its result to: the residual's own where `op` is its last user, else
+  /// a copy of it; a fresh one where there is no residual.
   Value resultBuffer(Operation *op, Value residual, Value result) {
     if (!residual)
       return program.activation(features(result));
@@ -171,16 +190,14 @@ private:
   }
 
   void convert(moe::RouterOp op) {
-    auto gate =
-        SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, op.getGateAttr());
+    auto gate = SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, op.getGateAttr());
     int64_t numExperts = gate.getTensorType().getDimSize(0), topK = features(op.getIds());
     Value w = weight(op.getGateAttr(), kVectorFormat);
     Value scores = program.activation(numExperts);
     Value ids = buffers[op.getIds()] = program.activation(topK);
     Value weights = buffers[op.getWeights()] = program.activation(topK);
     program.dispatch(
-        "router",
-        {{"features", features(op.getX())}, {"num_experts", numExperts}, {"top_k", topK}},
+        "router", {{"features", features(op.getX())}, {"num_experts", numExperts}, {"top_k", topK}},
         program.tokenGrid(),
         {read(buffers.lookup(op.getX())), read(w), write(scores), write(ids), write(weights)});
   }
@@ -248,17 +265,17 @@ private:
 
   void convert(moe::AddOp op) {
     Value out = buffers[op.getResult()] = program.activation(features(op.getResult()));
-    program.dispatch("add", {{"features", features(op.getResult())}}, program.tokenGrid(),
-                     {read(buffers.lookup(op.getX())), read(buffers.lookup(op.getY())),
-                      write(out)});
+    program.dispatch(
+        "add", {{"features", features(op.getResult())}}, program.tokenGrid(),
+        {read(buffers.lookup(op.getX())), read(buffers.lookup(op.getY())), write(out)});
   }
 
   void convert(moe::LogitsOp op) {
     int64_t vocab = features(op.getResult());
     Value logits = program.resource(plan::ResourceKind::Logits, 0,
                                     program.maxTokens() * vocab * sizeof(float));
-    linear(buffers.lookup(op.getX()), op.getWeightAttr(), logits, features(op.getX()), vocab,
-           false, /*logitsRows=*/true);
+    linear(buffers.lookup(op.getX()), op.getWeightAttr(), logits, features(op.getX()), vocab, false,
+           /*logitsRows=*/true);
   }
 
   ModuleBuilder &module;
@@ -291,8 +308,8 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     llvm::append_range(buckets, prefillTokens);
     if (prefillTokens.empty())
       buckets.append({64, 256});
-    if (!llvm::is_sorted(buckets) || std::adjacent_find(buckets.begin(), buckets.end()) !=
-                                         buckets.end()) {
+    if (!llvm::is_sorted(buckets) ||
+        std::adjacent_find(buckets.begin(), buckets.end()) != buckets.end()) {
       module.emitError("prefill-tokens must ascend and exceed 1");
       return signalPassFailure();
     }
@@ -314,6 +331,8 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
 
   LogicalResult convertFunction(ModuleBuilder &symbols, func::FuncOp function,
                                 ArrayRef<int64_t> buckets, const FormatInfo &kv) {
+    if (failed(checkConvertible(function)))
+      return failure();
     OpBuilder builder(function);
     auto planOp = builder.create<plan::PlanOp>(function.getLoc(), function.getSymName());
     Block *body = builder.createBlock(&planOp.getBody());
@@ -326,15 +345,14 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
           return op.emitOpError("has no placement"), WalkResult::interrupt();
         auto linear = [&](FlatSymbolRefAttr symbol, StringAttr formatName) {
           auto weight = SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, symbol);
-          return FlatSymbolRefAttr::get(
-              symbols.segment(weight.getSymName(), weight.getSource(),
-                              weight.getTensorType().getShape(), formatName.getValue()));
+          return FlatSymbolRefAttr::get(symbols.segment(weight.getSymName(), weight.getSource(),
+                                                        weight.getTensorType().getShape(),
+                                                        formatName.getValue()));
         };
-        rows.push_back(plan::ExpertAttr::get(&getContext(),
-                                             linear(expert.getW1(), placement.getW1()),
-                                             linear(expert.getW3(), placement.getW3()),
-                                             linear(expert.getW2(), placement.getW2()),
-                                             toMemory(placement.getResidency())));
+        rows.push_back(plan::ExpertAttr::get(
+            &getContext(), linear(expert.getW1(), placement.getW1()),
+            linear(expert.getW3(), placement.getW3()), linear(expert.getW2(), placement.getW2()),
+            toMemory(placement.getResidency())));
       }
       builder.create<plan::ExpertTableOp>(op.getLoc(), op.getLayer(), builder.getArrayAttr(rows));
       return WalkResult::advance();
@@ -345,9 +363,8 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     for (int64_t tokens : buckets) {
       std::string name = tokens == 1 ? "decode" : "prefill_" + std::to_string(tokens);
       builder.setInsertionPointToEnd(body);
-      auto program = builder.create<plan::ProgramOp>(function.getLoc(), name, tokens,
-                                                     plan::Memory::Host, IntegerAttr(),
-                                                     IntegerAttr());
+      auto program = builder.create<plan::ProgramOp>(
+          function.getLoc(), name, tokens, plan::Memory::Host, IntegerAttr(), IntegerAttr());
       program.getBody().emplaceBlock();
       ModelConverter(symbols, program, function, kv).run();
     }

@@ -24,8 +24,7 @@ template <typename Producer> struct FoldResidual : OpRewritePattern<moe::AddOp> 
       auto producer = sum.template getDefiningOp<Producer>();
       if (!producer || producer.getResidual() || !sum.hasOneUse() || !precedes(residual, producer))
         continue;
-      rewriter.modifyOpInPlace(producer,
-                               [&] { producer.getResidualMutable().assign(residual); });
+      rewriter.modifyOpInPlace(producer, [&] { producer.getResidualMutable().assign(residual); });
       rewriter.replaceOp(add, producer.getResult());
       ++fused;
       return success();

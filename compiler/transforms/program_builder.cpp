@@ -4,8 +4,7 @@ using namespace mlir;
 using namespace moeplan;
 using namespace moeplan::compiler;
 
-ModuleBuilder::ModuleBuilder(ModuleOp module)
-    : builder(module.getBodyRegion()), symbols(module) {
+ModuleBuilder::ModuleBuilder(ModuleOp module) : builder(module.getBodyRegion()), symbols(module) {
   builder.setInsertionPointToEnd(module.getBody());
 }
 
@@ -60,8 +59,7 @@ Value ProgramBuilder::alloc(int64_t bytes) {
 }
 
 Value ProgramBuilder::weight(plan::SegmentOp segment) {
-  return builder.create<plan::WeightOp>(loc, bufferType,
-                                        FlatSymbolRefAttr::get(segment));
+  return builder.create<plan::WeightOp>(loc, bufferType, FlatSymbolRefAttr::get(segment));
 }
 
 Value ProgramBuilder::resource(plan::ResourceKind kind, int64_t index, int64_t bytes) {
@@ -76,10 +74,9 @@ void ProgramBuilder::dispatch(StringRef implementation, ArrayRef<KernelConstant>
     buffers.push_back(operand.buffer);
     accesses.push_back(plan::AccessAttr::get(builder.getContext(), operand.access));
   }
-  builder.create<plan::DispatchOp>(loc, module.kernel(implementation, constants),
-                                   builder.getI64IntegerAttr(grid.tiles),
-                                   grid.perToken ? builder.getUnitAttr() : UnitAttr(), buffers,
-                                   builder.getArrayAttr(accesses));
+  builder.create<plan::DispatchOp>(
+      loc, module.kernel(implementation, constants), builder.getI64IntegerAttr(grid.tiles),
+      grid.perToken ? builder.getUnitAttr() : UnitAttr(), buffers, builder.getArrayAttr(accesses));
 }
 
 void ProgramBuilder::copy(Value source, Value target, int64_t bytes) {

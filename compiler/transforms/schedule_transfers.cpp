@@ -50,13 +50,11 @@ struct ScheduleTransfersPass : compiler::impl::ScheduleTransfersBase<ScheduleTra
 
   LogicalResult insertCopies(plan::ProgramOp program) {
     auto local = plan::BufferType::get(&getContext(), program.getMemory());
-    for (auto dispatch :
-         llvm::make_early_inc_range(program.getBody().getOps<plan::DispatchOp>())) {
+    for (auto dispatch : llvm::make_early_inc_range(program.getBody().getOps<plan::DispatchOp>())) {
       OpBuilder before(dispatch), after(&getContext());
       after.setInsertionPointAfter(dispatch);
-      for (auto [operand, attr] :
-           llvm::zip_equal(dispatch->getOpOperands(),
-                           dispatch.getAccesses().getAsRange<plan::AccessAttr>())) {
+      for (auto [operand, attr] : llvm::zip_equal(
+               dispatch->getOpOperands(), dispatch.getAccesses().getAsRange<plan::AccessAttr>())) {
         Value remote = operand.get();
         if (memoryOf(remote) == program.getMemory())
           continue;

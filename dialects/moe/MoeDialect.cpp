@@ -70,7 +70,8 @@ LogicalResult RuleAttr::verify(function_ref<InFlightDiagnostic()> emitError, Str
 //===--- weights ----------------------------------------------------------------------------===//
 
 LogicalResult WeightOp::verify() {
-  if (!getTensorType().hasStaticShape() || getTensorType().getRank() > 2)
+  int64_t rank = getTensorType().getRank();
+  if (!getTensorType().hasStaticShape() || rank < 1 || rank > 2)
     return emitOpError("must be a vector or a matrix with a static shape, got ") << getType();
   return success();
 }
@@ -148,6 +149,9 @@ LogicalResult ExpertsOp::verify() {
     return emitOpError("needs at least one expert");
   if (getResidual() && getResidual().getType() != getX().getType())
     return emitOpError("residual must have the type of x");
+  if (features(getIds()) != features(getWeights()))
+    return emitOpError() << "has " << features(getIds()) << " experts per token but "
+                         << features(getWeights()) << " weights";
   bool placed = bool(cast<ExpertAttr>(getExperts()[0]).getPlacement());
   for (auto [index, expert] : llvm::enumerate(getExperts().getAsRange<ExpertAttr>()))
     if (bool(expert.getPlacement()) != placed)
@@ -157,8 +161,8 @@ LogicalResult ExpertsOp::verify() {
 }
 
 LogicalResult ExpertsOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  auto first = symbols.lookupNearestSymbolFrom<WeightOp>(
-      *this, cast<ExpertAttr>(getExperts()[0]).getW1());
+  auto first =
+      symbols.lookupNearestSymbolFrom<WeightOp>(*this, cast<ExpertAttr>(getExperts()[0]).getW1());
   if (!first)
     return emitOpError() << cast<ExpertAttr>(getExperts()[0]).getW1() << " is not a moe.weight";
   int64_t hidden = features(getX()), intermediate = first.getTensorType().getDimSize(0);

@@ -107,7 +107,7 @@ def Moe_AttentionOp : Moe_WeightUserOp<"attention"> {
     $x `layer` $layer `q` $q `k` $k `v` $v `o` $o `heads` $num_heads `kv_heads` $num_kv_heads
     `head_dim` $head_dim `rope_theta` $rope_theta `sliding_window` $sliding_window
     (`residual` `(` $residual^ `:` type($residual) `)`)? attr-dict `:` type($x)
-    custom<SameType>(ref(type($x)), type($result))
+    `` custom<SameType>(ref(type($x)), type($result))
   }];
   let hasVerifier = 1;
 }
@@ -152,7 +152,8 @@ def Moe_ExpertsOp : Moe_WeightUserOp<"experts", [Pure]> {
   let assemblyFormat = [{
     $x `,` $ids `,` $weights `layer` $layer $experts
     (`residual` `(` $residual^ `:` type($residual) `)`)? attr-dict
-    `:` type($x) `,` type($ids) `,` type($weights) custom<SameType>(ref(type($x)), type($result))
+    `:` type($x) `,` type($ids) `,` type($weights)
+    `` custom<SameType>(ref(type($x)), type($result))
   }];
   let hasVerifier = 1;
 }

@@ -6,6 +6,8 @@
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/TypeSwitch.h"
 
+#include <limits>
+
 using namespace mlir;
 using namespace moeplan;
 using namespace moeplan::plan;
@@ -79,8 +81,9 @@ int64_t plan::accessibleBytes(Value buffer) {
       .Case<AllocOp>([](AllocOp op) { return op.getBytes(); })
       .Case<ResourceOp>([](ResourceOp op) { return op.getBytes(); })
       .Case<plan::WeightOp>([](plan::WeightOp op) {
-        auto segment =
-            SymbolTable::lookupNearestSymbolFrom<SegmentOp>(op, op.getSegmentAttr());
+        // Segments are the module's; the nearest symbol table is the plan's own.
+        auto segment = dyn_cast_or_null<SegmentOp>(SymbolTable::lookupSymbolIn(
+            op->getParentOfType<ModuleOp>(), op.getSegmentAttr()));
         return segment ? segment.getBytes() : 0;
       })
       .Default(int64_t(0));
@@ -89,11 +92,15 @@ int64_t plan::accessibleBytes(Value buffer) {
 //===--- module level -----------------------------------------------------------------------===//
 
 LogicalResult SegmentOp::verify() {
-  if (!findFormat(std::string_view(getFormat())))
+  const FormatInfo *format = findFormat(std::string_view(getFormat()));
+  if (!format)
     return emitOpError() << "unknown format '" << getFormat() << "'";
   if (getShape().empty() || getShape().size() > 2 ||
       llvm::any_of(getShape(), [](int64_t extent) { return extent <= 0; }))
     return emitOpError("needs one or two positive extents");
+  auto bytes = formatBytes(*format, getShape().size() == 2 ? getShape()[0] : 1, getShape().back());
+  if (!bytes || *bytes > uint64_t(std::numeric_limits<int64_t>::max()))
+    return emitOpError("has more bytes than 64 bits count");
   return success();
 }
 
@@ -163,6 +170,9 @@ LogicalResult plan::WeightOp::verifySymbolUses(SymbolTableCollection &symbols) {
 //===--- commands ---------------------------------------------------------------------------===//
 
 LogicalResult DispatchOp::verify() {
+  if (getAccesses().size() != getOperands_().size())
+    return emitOpError() << "has " << getOperands_().size() << " operands but "
+                         << getAccesses().size() << " accesses";
   for (auto [index, operand, access] :
        llvm::enumerate(getOperands_(), getAccesses().getAsRange<AccessAttr>()))
     if (writes(access.getValue()) && !isWritable(operand))

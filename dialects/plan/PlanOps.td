@@ -72,6 +72,15 @@ def Plan_PlanOp : Plan_Op<"plan", [Symbol, SymbolTable, NoTerminator, SingleBloc
 def Plan_ExpertTableOp : Plan_Op<"expert_table", [
     HasParent<"PlanOp">, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "where the experts of a layer are";
+  let description = [{
+    One row per expert of layer `layer`, in order: the segments of its linears, each in a format of its
+    own, and the memory they are kept in. A plan has one table per layer, ascending.
+
+    Example:
+    ```mlir
+    plan.expert_table 0 [#plan.expert<w1 = @"a@bf16", w3 = @"b@bf16", w2 = @"c@f32", residency = host>]
+    ```
+  }];
   let arguments = (ins ConfinedAttr<I64Attr, [IntNonNegative]>:$layer,
                        Plan_ExpertArrayAttr:$experts);
   let assemblyFormat = "$layer $experts attr-dict";
@@ -84,6 +93,13 @@ def Plan_ProgramOp : Plan_Op<"program", [Symbol, HasParent<"PlanOp">, NoTerminat
     `memory` is the memory of the device that runs the dispatches; `arena_bytes` is there once
     `assign-arena` has given every `plan.alloc` its offset. `weight_bytes_per_token` counts the
     weights that one token alone reads, with as many experts as are routed to.
+
+    Example:
+    ```mlir
+    plan.program @decode max_tokens 1 memory host arena_bytes 3392 {
+      %x = plan.alloc 512 offset 0 : !plan.buffer<host>
+    }
+    ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, Plan_ByteCount:$max_tokens,
                        Plan_MemoryAttr:$memory,
@@ -91,7 +107,7 @@ def Plan_ProgramOp : Plan_Op<"program", [Symbol, HasParent<"PlanOp">, NoTerminat
                        OptionalAttr<ConfinedAttr<I64Attr, [IntNonNegative]>>:$weight_bytes_per_token);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = [{
-    $sym_name `max_tokens` $max_tokens `memory` $memory (`arena_bytes` $arena_bytes^)?
+    $sym_name `max_tokens` $max_tokens `memory` `` $memory (`arena_bytes` $arena_bytes^)?
     (`weight_bytes_per_token` $weight_bytes_per_token^)? attr-dict-with-keyword $body
   }];
   let hasRegionVerifier = 1;
@@ -136,7 +152,7 @@ def Plan_ResourceOp : Plan_Op<"resource", [HasParent<"ProgramOp">]> {
                        ConfinedAttr<I64Attr, [IntNonNegative]>:$index,
                        DefaultValuedAttr<ConfinedAttr<I64Attr, [IntNonNegative]>, "0">:$bytes);
   let results = (outs Plan_BufferType:$buffer);
-  let assemblyFormat = "$kind $index (`bytes` $bytes^)? attr-dict `:` type($buffer)";
+  let assemblyFormat = "`` $kind $index (`bytes` $bytes^)? attr-dict `:` type($buffer)";
 }
 
 //===--- commands -----------------------------------------------------------------------------===//
@@ -157,8 +173,7 @@ def Plan_DispatchOp : Plan_Op<"dispatch", [
   let arguments = (ins FlatSymbolRefAttr:$kernel, Plan_ByteCount:$tiles, UnitAttr:$per_token,
                        Variadic<Plan_BufferType>:$operands_, Plan_AccessArrayAttr:$accesses);
   let assemblyFormat = [{
-    $kernel `tiles` $tiles (`per_token` $per_token^)?
-    `(` custom<Operands>($operands_, $accesses) `)` attr-dict `:` type($operands_)
+    $kernel `tiles` $tiles (`per_token` $per_token^)? ` ` `(` custom<Operands>($operands_, $accesses) `)` attr-dict `:` type($operands_)
   }];
   let hasVerifier = 1;
 }
@@ -178,8 +193,10 @@ def Plan_CopyOp : Plan_Op<"copy", [HasParent<"ProgramOp">]> {
 def Plan_BarrierOp : Plan_Op<"barrier", [HasParent<"ProgramOp">]> {
   let summary = "everything before it is finished before anything behind it starts";
   let description = [{
-    Two barriers in a row are one, and so is a barrier that nothing follows or precedes: `canonicalize`
-    removes them.
+    Two barriers in a row are one, and a barrier that nothing follows or precedes is none:
+    `canonicalize` removes what is too many.
+
+    Example: `plan.barrier`
   }];
   let assemblyFormat = "attr-dict";
   let hasCanonicalizeMethod = 1;

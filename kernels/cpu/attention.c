@@ -6,9 +6,9 @@
 
 enum { KEY_BLOCK = 64 };
 
-INLINE void attend(const float *q, const void *restrict keys,
-                   const void *restrict values, float *restrict out, int64_t begin, int64_t end,
-                   int64_t head_dim, int64_t kv_format) {
+INLINE void attend(const float *q, const void *restrict keys, const void *restrict values,
+                   float *restrict out, int64_t begin, int64_t end, int64_t head_dim,
+                   int64_t kv_format) {
   const float scale = 1.0f / __builtin_sqrtf((float)head_dim);
   float maximum = -__builtin_inff(), sum = 0;
   for (int64_t i = 0; i < head_dim; ++i)

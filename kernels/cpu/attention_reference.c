@@ -3,12 +3,10 @@
 void moeplan_cpu_attention_reference(MOEPLAN_TILE_RANGE, const float *restrict q,
                                      const void *restrict keys, const void *restrict values,
                                      float *restrict out, int64_t num_heads, int64_t num_kv_heads,
-                                     int64_t head_dim, int64_t kv_format,
-                                     int64_t sliding_window) {
+                                     int64_t head_dim, int64_t kv_format, int64_t sliding_window) {
   for (uint64_t tile = tile_begin; tile < tile_end; ++tile) {
     const int64_t last = (int64_t)(step->position + tile / num_heads);
-    const int64_t first =
-        sliding_window && last >= sliding_window ? last - sliding_window + 1 : 0;
+    const int64_t first = sliding_window && last >= sliding_window ? last - sliding_window + 1 : 0;
     const int64_t head = (int64_t)(tile % num_heads) / (num_heads / num_kv_heads);
     const int64_t cache = head * (int64_t)step->kv_capacity;
     const float *query = q + tile * head_dim;

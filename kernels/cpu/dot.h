@@ -63,7 +63,8 @@ INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64
     }                                                                                              \
   } while (0)
 
-/* Runs BODY with a constant `format`: for each format of the set `formats`, where `actual` is it. */
+/* Runs BODY with a constant `format`: for each format of the set `formats`, where `actual` is it.
+ */
 #define WITH_FORMAT(formats, actual, BODY)                                                         \
   do {                                                                                             \
     if (((formats) & (1 << MOEPLAN_FORMAT_F32)) && (actual) == MOEPLAN_FORMAT_F32) {               \

@@ -13,8 +13,8 @@ void moeplan_cpu_experts_gate_up(MOEPLAN_TILE_RANGE, const float *restrict x,
     const int64_t slot_end = expert_begin[e + 1];
     if (expert_begin[e] == slot_end)
       continue;
-    /* The gate goes to h, the up projection multiplies into it: two passes over the rows of a block,
-     * so that w1 and w3 may differ in format. */
+    /* The gate goes to h, the up projection multiplies into it: two passes over the rows of a
+     * block, so that w1 and w3 may differ in format. */
 #define BLOCK(FINISH)                                                                              \
   {                                                                                                \
     const float *rows_of_x[4];                                                                     \

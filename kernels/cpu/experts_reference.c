@@ -1,10 +1,12 @@
 #include "reference.h"
 
-void moeplan_cpu_experts_gate_up_reference(
-    MOEPLAN_TILE_RANGE, const float *restrict x, const moeplan_expert *restrict experts,
-    const uint32_t *restrict expert_begin, const uint32_t *restrict slot_token,
-    float *restrict h, int64_t features, int64_t intermediate, int64_t num_experts,
-    int64_t formats, int64_t rows_per_tile) {
+void moeplan_cpu_experts_gate_up_reference(MOEPLAN_TILE_RANGE, const float *restrict x,
+                                           const moeplan_expert *restrict experts,
+                                           const uint32_t *restrict expert_begin,
+                                           const uint32_t *restrict slot_token, float *restrict h,
+                                           int64_t features, int64_t intermediate,
+                                           int64_t num_experts, int64_t formats,
+                                           int64_t rows_per_tile) {
   (void)step, (void)formats;
   for (int64_t e = 0; e < num_experts; ++e)
     for (uint32_t slot = expert_begin[e]; slot < expert_begin[e + 1]; ++slot)
@@ -30,9 +32,9 @@ void moeplan_cpu_experts_down_reference(
       for (int64_t e = 0; e < num_experts; ++e)
         for (uint32_t slot = expert_begin[e]; slot < expert_begin[e + 1]; ++slot)
           if (slot_token[slot] == t)
-            sum += slot_weight[slot] * reference_dot(experts[e].w2_format, experts[e].w2, n,
-                                                     h + (int64_t)slot * intermediate,
-                                                     intermediate);
+            sum +=
+                slot_weight[slot] * reference_dot(experts[e].w2_format, experts[e].w2, n,
+                                                  h + (int64_t)slot * intermediate, intermediate);
       y[t * features + n] = (float)sum;
     }
 }

@@ -50,9 +50,9 @@ MOEPLAN_CPU_KERNEL(linear, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x,
                    int64_t out_features, int64_t format, int64_t rows_per_tile, int64_t accumulate,
                    int64_t max_tokens, int64_t logits_rows)
 
-/* rope[t, i] = (cos a, sin a) with a = (position + t) * theta^(-2 i / head_dim), both factors rounded
- * to float32 as Hugging Face does; rope float32 [T, head_dim / 2, 2]. `log_theta` is ln(theta).
- * A tile is a token. */
+/* rope[t, i] = (cos a, sin a) with a = (position + t) * theta^(-2 i / head_dim), both factors
+ * rounded to float32 as Hugging Face does; rope float32 [T, head_dim / 2, 2]. `log_theta` is
+ * ln(theta). A tile is a token. */
 MOEPLAN_CPU_KERNEL(rope_table, MOEPLAN_TILE_RANGE, float *MOEPLAN_RESTRICT rope, int64_t head_dim,
                    double log_theta)
 
@@ -66,8 +66,8 @@ MOEPLAN_CPU_KERNEL(rope_append, MOEPLAN_TILE_RANGE, float *MOEPLAN_RESTRICT q,
                    void *MOEPLAN_RESTRICT values, int64_t num_heads, int64_t num_kv_heads,
                    int64_t head_dim, int64_t kv_format)
 
-/* out[t, h] = softmax(q[t, h] . K / sqrt(head_dim)) V over cache positions 0 .. position + t, or the
- * last `sliding_window` (> 0) of them; one pass with a running maximum (Milakov and Gimelshein,
+/* out[t, h] = softmax(q[t, h] . K / sqrt(head_dim)) V over cache positions 0 .. position + t, or
+ * the last `sliding_window` (> 0) of them; one pass with a running maximum (Milakov and Gimelshein,
  * arXiv 1805.02867). Query heads h share key/value head h / (num_heads / num_kv_heads).
  * q, out [T, num_heads, head_dim]. A tile is one head of a token. */
 MOEPLAN_CPU_KERNEL(attention, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT q,
@@ -76,13 +76,13 @@ MOEPLAN_CPU_KERNEL(attention, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT 
                    int64_t head_dim, int64_t kv_format, int64_t sliding_window)
 
 /* Scores x [T, features] against gate float32 [num_experts, features], picks the `top_k` largest
- * (lowest index on a tie) and softmaxes over them: ids int32 [T, top_k], weights float32 [T, top_k],
- * scores float32 [T, num_experts] is scratch. ids are in range whatever x holds, NaN included.
- * A tile is a token. */
+ * (lowest index on a tie) and softmaxes over them: ids int32 [T, top_k], weights float32 [T,
+ * top_k], scores float32 [T, num_experts] is scratch. ids are in range whatever x holds, NaN
+ * included. A tile is a token. */
 MOEPLAN_CPU_KERNEL(router, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x,
                    const float *MOEPLAN_RESTRICT gate, float *MOEPLAN_RESTRICT scores,
-                   int32_t *MOEPLAN_RESTRICT ids, float *MOEPLAN_RESTRICT weights,
-                   int64_t features, int64_t num_experts, int64_t top_k)
+                   int32_t *MOEPLAN_RESTRICT ids, float *MOEPLAN_RESTRICT weights, int64_t features,
+                   int64_t num_experts, int64_t top_k)
 
 /* Sorts the T * top_k (token, expert) pairs by expert, stably. The slots of expert e are
  * expert_begin[e] .. expert_begin[e + 1] - 1; slot s belongs to token slot_token[s] and weighs

@@ -1,8 +1,8 @@
 #include "simd.h"
 
-void moeplan_cpu_rms_norm(MOEPLAN_TILE_RANGE, const float *restrict x,
-                          const float *restrict weight, float *restrict out, int64_t features,
-                          double epsilon, int64_t logits_rows) {
+void moeplan_cpu_rms_norm(MOEPLAN_TILE_RANGE, const float *restrict x, const float *restrict weight,
+                          float *restrict out, int64_t features, double epsilon,
+                          int64_t logits_rows) {
   for (uint64_t token = tile_begin; token < tile_end; ++token) {
     if (logits_rows && token < step->logits_begin)
       continue;

@@ -26,10 +26,18 @@ INLINE void sin_cos(double a, double *sine, double *cosine) {
   }
   s *= r;
   switch (quadrant & 3) {
-  case 0: *sine = s, *cosine = c; break;
-  case 1: *sine = c, *cosine = -s; break;
-  case 2: *sine = -s, *cosine = -c; break;
-  default: *sine = -c, *cosine = s; break;
+  case 0:
+    *sine = s, *cosine = c;
+    break;
+  case 1:
+    *sine = c, *cosine = -s;
+    break;
+  case 2:
+    *sine = -s, *cosine = -c;
+    break;
+  default:
+    *sine = -c, *cosine = s;
+    break;
   }
 }
 

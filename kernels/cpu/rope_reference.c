@@ -22,8 +22,7 @@ void moeplan_cpu_rope_append_reference(MOEPLAN_TILE_RANGE, float *restrict q,
                                        const float *restrict k, const float *restrict v,
                                        const float *restrict rope, void *restrict keys,
                                        void *restrict values, int64_t num_heads,
-                                       int64_t num_kv_heads, int64_t head_dim,
-                                       int64_t kv_format) {
+                                       int64_t num_kv_heads, int64_t head_dim, int64_t kv_format) {
   for (uint64_t t = tile_begin; t < tile_end; ++t) {
     const float *table = rope + t * head_dim;
     for (int64_t h = 0; h < num_heads; ++h) {

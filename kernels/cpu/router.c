@@ -41,7 +41,8 @@ void moeplan_cpu_group_by_expert(MOEPLAN_TILE_RANGE, const int32_t *restrict ids
   if (tile_begin == tile_end)
     return;
   const int64_t pairs = step->token_count * top_k;
-  /* Counting sort. Between the two passes expert_begin[e + 1] is where expert e's next pair goes. */
+  /* Counting sort. Between the two passes expert_begin[e + 1] is where expert e's next pair goes.
+   */
   for (int64_t e = 0; e <= num_experts; ++e)
     expert_begin[e] = 0;
   for (int64_t i = 0; i < pairs; ++i)

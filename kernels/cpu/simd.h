@@ -1,6 +1,6 @@
-/* Vectors of MOEPLAN_LANES floats, in the vector extension that clang and gcc share: the same source
- * becomes SSE, AVX2, AVX-512 or NEON code, as the target CPU of a specialisation says. The build
- * makes one bitcode per lane count; the compiler takes the one that fills a register. */
+/* Vectors of MOEPLAN_LANES floats, in the vector extension that clang and gcc share: the same
+ * source becomes SSE, AVX2, AVX-512 or NEON code, as the target CPU of a specialisation says. The
+ * build makes one bitcode per lane count; the compiler takes the one that fills a register. */
 #ifndef MOEPLAN_KERNELS_CPU_SIMD_H
 #define MOEPLAN_KERNELS_CPU_SIMD_H
 
@@ -18,10 +18,8 @@ typedef float vfloat __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint32_t vuint __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint16_t vhalf __attribute__((vector_size(2 * MOEPLAN_LANES)));
 /* The same in memory: element-aligned. */
-typedef float vfloat_mem
-    __attribute__((vector_size(4 * MOEPLAN_LANES), aligned(4), may_alias));
-typedef uint16_t vhalf_mem
-    __attribute__((vector_size(2 * MOEPLAN_LANES), aligned(2), may_alias));
+typedef float vfloat_mem __attribute__((vector_size(4 * MOEPLAN_LANES), aligned(4), may_alias));
+typedef uint16_t vhalf_mem __attribute__((vector_size(2 * MOEPLAN_LANES), aligned(2), may_alias));
 
 INLINE vfloat load_f32(const float *p) { return *(const vfloat_mem *)p; }
 INLINE void store_f32(float *p, vfloat v) { *(vfloat_mem *)p = v; }

@@ -96,9 +96,12 @@ moeplan_model_info moeplan_artifact_model_info(const moeplan_artifact *artifact)
   if (!artifact)
     return {};
   const fb::Model &model = artifact->artifact->model();
-  return {model.vocab_size(),          model.num_layers(),
-          model.num_experts(),         model.num_experts_per_tok(),
-          model.max_position_embeddings(), model.bos_token_id()};
+  return {model.vocab_size(),
+          model.num_layers(),
+          model.num_experts(),
+          model.num_experts_per_tok(),
+          model.max_position_embeddings(),
+          model.bos_token_id()};
 }
 
 bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token) {

@@ -53,8 +53,8 @@ namespace moeplan {
 /// A status for the caller of the C API: null for success.
 moeplan_status *toHandle(Status status);
 
-/// Runs `body` (returning a Status) and turns whatever it throws into a status: no exception crosses
-/// the C API.
+/// Runs `body` (returning a Status) and turns whatever it throws into a status: no exception
+/// crosses the C API.
 template <typename Body> moeplan_status *guard(Body &&body) {
   try {
     return toHandle(body());

@@ -9,8 +9,7 @@ namespace {
 
 /// Copies the caller's options over the defaults: a caller built against an older header passes
 /// fewer bytes. Null means defaults.
-template <typename Options>
-Status readOptions(const Options *given, Options &options) {
+template <typename Options> Status readOptions(const Options *given, Options &options) {
   if (!given)
     return {};
   if (given->struct_size < sizeof(size_t) || given->struct_size > sizeof(Options))
@@ -137,7 +136,8 @@ moeplan_status *moeplan_tokenize(const moeplan_artifact *artifact, const char *t
       return invalidArgument("the model has no BOS token");
     MOEPLAN_ASSIGN(const std::vector<int32_t> ids,
                    tokenizer->encode({text ? text : "", bytes}, bos));
-    auto *copy = static_cast<int32_t *>(std::malloc(std::max<size_t>(ids.size(), 1) * sizeof(int32_t)));
+    auto *copy =
+        static_cast<int32_t *>(std::malloc(std::max<size_t>(ids.size(), 1) * sizeof(int32_t)));
     if (!copy)
       return exhausted("out of memory");
     std::copy(ids.begin(), ids.end(), copy);

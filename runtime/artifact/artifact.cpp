@@ -18,7 +18,7 @@ constexpr uint64_t kMaxDecompressedBytes = uint64_t(1) << 30;
 
 Result<std::unique_ptr<Artifact>> Artifact::open(const std::string &path) {
   MOEPLAN_ASSIGN(MappedFile file, MappedFile::open(path));
-  std::unique_ptr<Artifact> artifact(new Artifact(std::move(file)));
+  std::unique_ptr<Artifact> artifact(new Artifact(path, std::move(file)));
   if (Status status = artifact->readHeader(); !status.ok())
     return std::move(status).withContext(path);
   if (Status status = artifact->readMetadata(); !status.ok())
@@ -74,8 +74,9 @@ Status Artifact::readMetadata() {
 
 std::span<const std::byte> Artifact::stored(uint32_t index) const {
   const fb::Extent *extent = metadata_->segments()->Get(index)->extent();
-  return file_.bytes().subspan(header_.segment_base).subspan(extent->offset(),
-                                                             extent->stored_bytes());
+  return file_.bytes()
+      .subspan(header_.segment_base)
+      .subspan(extent->offset(), extent->stored_bytes());
 }
 
 Result<std::vector<std::byte>> Artifact::load(uint32_t index) const {
@@ -94,8 +95,8 @@ Result<std::vector<std::byte>> Artifact::load(uint32_t index) const {
   if (ZSTD_isError(got))
     return corrupt("segment '" + name + "': " + ZSTD_getErrorName(got));
   if (got != size)
-    return corrupt("segment '" + name + "': decompresses to " + std::to_string(got) +
-                   " bytes, " + std::to_string(size) + " stated");
+    return corrupt("segment '" + name + "': decompresses to " + std::to_string(got) + " bytes, " +
+                   std::to_string(size) + " stated");
   return out;
 }
 

@@ -1,9 +1,9 @@
 // A .moeplan file, open and checked.
 #pragma once
 
-#include "runtime/artifact/mapped_file.h"
 #include "artifact_header.h"
 #include "moeplan_generated.h"
+#include "runtime/support/mapped_file.h"
 #include "runtime/support/status.h"
 
 #include <functional>
@@ -14,8 +14,8 @@
 
 namespace moeplan {
 
-/// An artifact whose header, metadata and every index in it have been checked: whatever the accessors
-/// give out is in range. Immutable; safe to use from any number of threads.
+/// An artifact whose header, metadata and every index in it have been checked: whatever the
+/// accessors give out is in range. Immutable; safe to use from any number of threads.
 class Artifact {
 public:
   /// Cost: maps the file and reads its metadata; no weight is touched.
@@ -39,10 +39,12 @@ public:
   Status verify(const std::function<bool(uint64_t, uint64_t)> &progress) const;
 
 private:
-  explicit Artifact(MappedFile file) : file_(std::move(file)) {}
+  Artifact(std::string path, MappedFile file) : path_(std::move(path)), file_(std::move(file)) {}
   Status readHeader();
   Status readMetadata();
+  Status verifyBytes(const std::function<bool(uint64_t, uint64_t)> &progress) const;
 
+  std::string path_; ///< for messages
   MappedFile file_;
   ArtifactHeader header_{};
   const fb::Artifact *metadata_ = nullptr;

@@ -1,7 +1,7 @@
 #include "runtime/artifact/artifact.h"
 
-#include "runtime/device/cpu_features.h"
 #include "formats.h"
+#include "runtime/device/cpu_features.h"
 
 #include <cstdio>
 #include <map>
@@ -19,7 +19,8 @@ std::string formatName(fb::Format format) {
   return info ? std::string(info->name) : "none";
 }
 
-std::vector<std::string> strings(const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>> &list) {
+std::vector<std::string>
+strings(const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>> &list) {
   std::vector<std::string> out;
   for (const flatbuffers::String *item : list)
     out.push_back(item->str());
@@ -58,8 +59,7 @@ std::set<uint32_t> segmentsOf(const fb::Plan &plan) {
   for (const fb::Program *program : *plan.programs())
     for (uint32_t i = 0; i < program->commands()->size(); ++i)
       if (program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch)
-        for (const fb::Binding *binding :
-             *program->commands()->GetAs<fb::Dispatch>(i)->bindings())
+        for (const fb::Binding *binding : *program->commands()->GetAs<fb::Dispatch>(i)->bindings())
           if (binding->kind() == fb::BindingKind::segment)
             segments.insert(binding->index());
   return segments;
@@ -122,8 +122,8 @@ Json describeLibrary(const fb::Artifact &artifact, const fb::KernelLibrary &libr
           {"features", features},
           {"segment", artifact.segments()->Get(library.segment())->name()->str()},
           {"runs_here", missingCpuFeatures(features).empty()},
-          {"code_bytes", std::vector<uint32_t>(library.code_bytes()->begin(),
-                                               library.code_bytes()->end())}};
+          {"code_bytes",
+           std::vector<uint32_t>(library.code_bytes()->begin(), library.code_bytes()->end())}};
 }
 
 Json describeSegment(const fb::Segment &segment, std::vector<std::string> plans) {
@@ -164,20 +164,19 @@ std::string inspectArtifact(const Artifact &artifact) {
   for (uint32_t i = 0; i < metadata.segments()->size(); ++i)
     segments.push_back(describeSegment(*metadata.segments()->Get(i), std::move(users[i])));
   const fb::Provenance &provenance = *metadata.provenance();
-  const Json description = {
-      {"format_version", artifact.header().format_version},
-      {"file_bytes", artifact.fileBytes()},
-      {"model", describeModel(artifact.model())},
-      {"plans", plans},
-      {"kernels", kernels},
-      {"libraries", libraries},
-      {"segments", segments},
-      {"provenance",
-       {{"compiler_version", provenance.compiler_version()->str()},
-        {"llvm_version", provenance.llvm_version()->str()},
-        {"checkpoint_digest", provenance.checkpoint_digest()->str()},
-        {"policy_digest", provenance.policy_digest()->str()},
-        {"command_line", provenance.command_line()->str()}}}};
+  const Json description = {{"format_version", artifact.header().format_version},
+                            {"file_bytes", artifact.fileBytes()},
+                            {"model", describeModel(artifact.model())},
+                            {"plans", plans},
+                            {"kernels", kernels},
+                            {"libraries", libraries},
+                            {"segments", segments},
+                            {"provenance",
+                             {{"compiler_version", provenance.compiler_version()->str()},
+                              {"llvm_version", provenance.llvm_version()->str()},
+                              {"checkpoint_digest", provenance.checkpoint_digest()->str()},
+                              {"policy_digest", provenance.policy_digest()->str()},
+                              {"command_line", provenance.command_line()->str()}}}};
   return description.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 

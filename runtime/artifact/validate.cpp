@@ -57,8 +57,8 @@ private:
     MOEPLAN_TRY(checkExtent("num_key_value_heads", model.num_key_value_heads(), 1u << 16));
     MOEPLAN_TRY(checkExtent("head_dim", model.head_dim(), 1u << 16));
     MOEPLAN_TRY(checkExtent("num_experts", model.num_experts(), 1u << 16));
-    MOEPLAN_TRY(checkExtent("num_experts_per_tok", model.num_experts_per_tok(),
-                            model.num_experts()));
+    MOEPLAN_TRY(
+        checkExtent("num_experts_per_tok", model.num_experts_per_tok(), model.num_experts()));
     MOEPLAN_TRY(checkExtent("max_position_embeddings", model.max_position_embeddings(), 1u << 30));
     if (model.num_attention_heads() % model.num_key_value_heads() != 0)
       return corrupt("model: num_attention_heads is no multiple of num_key_value_heads");
@@ -111,9 +111,11 @@ private:
     if (!format || !segment.shape() || segment.shape()->size() == 0 || segment.shape()->size() > 2)
       return corrupt("is a weight without format or shape");
     const uint64_t rows = segment.shape()->size() == 2 ? segment.shape()->Get(0) : 1;
-    const auto bytes = formatBytes(*format, rows, segment.shape()->Get(segment.shape()->size() - 1));
+    const auto bytes =
+        formatBytes(*format, rows, segment.shape()->Get(segment.shape()->size() - 1));
     if (!bytes || *bytes != extent.bytes())
-      return corrupt("has " + std::to_string(extent.bytes()) + " bytes, which is not its shape's size");
+      return corrupt("has " + std::to_string(extent.bytes()) +
+                     " bytes, which is not its shape's size");
     return {};
   }
 
@@ -203,8 +205,7 @@ private:
   Status checkDispatch(const fb::Program &program, const fb::Dispatch &dispatch) {
     if (dispatch.kernel() >= artifact.kernels()->size())
       return corrupt("no such kernel");
-    if (dispatch.bindings()->size() !=
-        artifact.kernels()->Get(dispatch.kernel())->binding_count())
+    if (dispatch.bindings()->size() != artifact.kernels()->Get(dispatch.kernel())->binding_count())
       return corrupt("wrong number of operands");
     if (dispatch.tiles() == 0 || dispatch.tiles() > kMaxExtent)
       return corrupt("grid of " + std::to_string(dispatch.tiles()) + " tiles");

@@ -14,6 +14,10 @@ constexpr uint64_t kProgressBytes = 16 << 20;
 } // namespace
 
 Status Artifact::verify(const std::function<bool(uint64_t, uint64_t)> &progress) const {
+  return verifyBytes(progress).withContext(path_);
+}
+
+Status Artifact::verifyBytes(const std::function<bool(uint64_t, uint64_t)> &progress) const {
   const std::span<const std::byte> bytes = file_.bytes();
   uint64_t done = 0;
   auto report = [&] { return !progress || progress(done, bytes.size()); };
@@ -22,8 +26,8 @@ Status Artifact::verify(const std::function<bool(uint64_t, uint64_t)> &progress)
   // Between the parts lies nothing but zeros, so that every byte of the file is accounted for.
   auto checkPadding = [&](uint64_t begin, uint64_t end) -> Status {
     const auto padding = bytes.subspan(begin, end - begin);
-    const auto it = std::find_if(padding.begin(), padding.end(),
-                                 [](std::byte b) { return b != std::byte(0); });
+    const auto it =
+        std::find_if(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte(0); });
     if (it == padding.end())
       return {};
     return corrupt("padding at byte " + std::to_string(begin + (it - padding.begin())) +

@@ -15,7 +15,8 @@ namespace {
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
-uint64_t sumWords(const uint64_t *words, uint64_t count) {
+uint64_t
+sumWords(const uint64_t *words, uint64_t count) {
   uint64_t a = 0, b = 0, c = 0, d = 0;
   for (uint64_t i = 0; i + 32 <= count; i += 32)
     for (uint64_t j = 0; j < 8; ++j) {
@@ -35,8 +36,7 @@ struct Pass {
 
 void sumChunk(const void *context, uint32_t chunk) {
   const auto &pass = *static_cast<const Pass *>(context);
-  pass.sums[chunk * 8] =
-      sumWords(pass.words + chunk * pass.words_per_chunk, pass.words_per_chunk);
+  pass.sums[chunk * 8] = sumWords(pass.words + chunk * pass.words_per_chunk, pass.words_per_chunk);
 }
 
 } // namespace

@@ -7,8 +7,8 @@ namespace moeplan {
 
 namespace {
 
-/// Parts per thread that a command is cut into: enough to even out a slow thread, few enough to keep
-/// each thread's reads long.
+/// Parts per thread that a command is cut into: enough to even out a slow thread, few enough to
+/// keep each thread's reads long.
 constexpr uint64_t kChunksPerThread = 4;
 /// Bound on chunks per command, for the storage reserved at bind time.
 constexpr uint64_t kMaxChunksPerCommand = 512;
@@ -66,8 +66,8 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
       const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
       for (const fb::Binding *binding : *dispatch->bindings())
         addOperand(*binding);
-      bound.commands_.push_back({kernels[dispatch->kernel()], firstOperand, dispatch->tiles(),
-                                 dispatch->per_token(), 0});
+      bound.commands_.push_back(
+          {kernels[dispatch->kernel()], firstOperand, dispatch->tiles(), dispatch->per_token(), 0});
       break;
     }
     case fb::Command::Copy: {
@@ -101,23 +101,22 @@ void BoundProgram::runChunk(const void *context, uint32_t index) {
 }
 
 void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits) {
-  // Kernels index logits by the row in the chunk; rows before logits_begin are never touched, so the
-  // base may lie before the buffer. Computed on integers, where that is well-defined.
+  // Kernels index logits by the row in the chunk; rows before logits_begin are never touched, so
+  // the base may lie before the buffer. Computed on integers, where that is well-defined.
   const uintptr_t logitsBase = reinterpret_cast<uintptr_t>(logits) -
                                uintptr_t(step.logits_begin) * vocabSize_ * sizeof(float);
   for (uint32_t operand : logitsOperands_)
     operands_[operand] = reinterpret_cast<void *>(logitsBase);
 
-  const uint64_t parts =
-      pool.threads() == 1 ? 1
-                          : std::min<uint64_t>(pool.threads() * kChunksPerThread, kMaxChunksPerCommand);
+  const uint64_t parts = pool.threads() == 1 ? 1
+                                             : std::min<uint64_t>(pool.threads() * kChunksPerThread,
+                                                                  kMaxChunksPerCommand);
   const PhaseRun context{this, &step};
   for (const Phase &phase : phases_) {
     chunks_.clear();
     for (uint32_t i = phase.begin; i < phase.end; ++i) {
       const Command &command = commands_[i];
-      const uint64_t tiles =
-          uint64_t(command.tiles) * (command.perToken ? step.token_count : 1);
+      const uint64_t tiles = uint64_t(command.tiles) * (command.perToken ? step.token_count : 1);
       const uint64_t count = std::min(tiles, parts);
       for (uint64_t part = 0; part < count; ++part)
         chunks_.push_back({i, tiles * part / count, tiles * (part + 1) / count});

@@ -1,10 +1,10 @@
 // Programs bound to memory, and their execution on the CPU.
 #pragma once
 
+#include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
 #include "runtime/device/kernel_module.h"
 #include "runtime/device/thread_pool.h"
-#include "kernel_abi.h"
 #include "runtime/support/status.h"
 
 #include <memory>
@@ -15,12 +15,12 @@ namespace moeplan {
 
 /// Base addresses of what a program's operands may name. Borrowed; must outlive the programs.
 struct ProgramMemory {
-  std::byte *arena = nullptr;          ///< at least the program's arena_bytes
-  std::byte *keys = nullptr;           ///< [num_layers] caches of `kvLayerBytes`
+  std::byte *arena = nullptr; ///< at least the program's arena_bytes
+  std::byte *keys = nullptr;  ///< [num_layers] caches of `kvLayerBytes`
   std::byte *values = nullptr;
   uint64_t kvLayerBytes = 0;
   const moeplan_expert *experts = nullptr; ///< [num_layers * num_experts]
-  int32_t *tokens = nullptr;           ///< [max_tokens]
+  int32_t *tokens = nullptr;               ///< [max_tokens]
 };
 
 /// One program with every operand resolved to an address and every kernel to its code. Built once

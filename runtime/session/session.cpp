@@ -1,7 +1,7 @@
 #include "runtime/session/session.h"
 
-#include "runtime/device/cpu_features.h"
 #include "formats.h"
+#include "runtime/device/cpu_features.h"
 
 #include <algorithm>
 #include <cstring>
@@ -40,7 +40,8 @@ Result<const fb::KernelLibrary *> chooseLibrary(const fb::Artifact &metadata) {
         best = library;
       continue;
     }
-    reasons += (reasons.empty() ? "" : "; ") + library->target_cpu()->str() + " needs " + missing[0];
+    reasons +=
+        (reasons.empty() ? "" : "; ") + library->target_cpu()->str() + " needs " + missing[0];
     if (missing.size() > 1)
       reasons += " and " + std::to_string(missing.size() - 1) + " more";
   }
@@ -112,8 +113,8 @@ Status Session::allocate() {
   const fb::Model &model = artifact_.model();
   const FormatInfo &format = *findFormat(uint32_t(model.kv_cache_format()));
   uint64_t kvBytes = 0;
-  const auto layerBytes = formatBytes(format, uint64_t(contextLength_) * model.num_key_value_heads(),
-                                      model.head_dim());
+  const auto layerBytes =
+      formatBytes(format, uint64_t(contextLength_) * model.num_key_value_heads(), model.head_dim());
   if (!layerBytes || __builtin_mul_overflow(*layerBytes, uint64_t(model.num_layers()), &kvBytes))
     return exhausted("the KV cache exceeds the address space");
   kvLayerBytes_ = *layerBytes;
@@ -130,11 +131,10 @@ Status Session::allocate() {
 }
 
 Status Session::bindPrograms(const std::vector<moeplan_kernel_fn> &kernels) {
-  const ProgramMemory memory{arena_.data(),  keys_.data(),    values_.data(),
+  const ProgramMemory memory{arena_.data(), keys_.data(),    values_.data(),
                              kvLayerBytes_, experts_.data(), tokens_.data()};
   for (const fb::Program *program : *plan_.programs()) {
-    MOEPLAN_ASSIGN(BoundProgram bound,
-                   BoundProgram::bind(artifact_, *program, kernels, memory));
+    MOEPLAN_ASSIGN(BoundProgram bound, BoundProgram::bind(artifact_, *program, kernels, memory));
     programs_.push_back(std::move(bound));
   }
   return {};
@@ -154,9 +154,8 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
   const auto vocabSize = static_cast<int32_t>(artifact_.model().vocab_size());
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i] < 0 || tokens[i] >= vocabSize)
-      return invalidArgument("token " + std::to_string(i) + " has id " +
-                             std::to_string(tokens[i]) + ", the vocabulary has " +
-                             std::to_string(vocabSize));
+      return invalidArgument("token " + std::to_string(i) + " has id " + std::to_string(tokens[i]) +
+                             ", the vocabulary has " + std::to_string(vocabSize));
   if (tokens.size() > contextLength_ - position_)
     return exhausted("the KV cache holds " + std::to_string(contextLength_) + " positions, " +
                      std::to_string(position_) + " are taken, " + std::to_string(tokens.size()) +

@@ -1,12 +1,12 @@
 // A sequence being generated: KV cache, position, plan, and the programs that advance it.
 #pragma once
 
+#include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
 #include "runtime/device/kernel_module.h"
 #include "runtime/device/memory.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/executor/executor.h"
-#include "kernel_abi.h"
 #include "runtime/support/status.h"
 
 #include <memory>

@@ -129,6 +129,15 @@ CLI::Validator positive() {
   return {check, ""};
 }
 
+CLI::Validator notNegative() {
+  auto check = [](std::string &value) {
+    char *end = nullptr;
+    const bool valid = std::strtod(value.c_str(), &end) >= 0 && end != value.c_str();
+    return valid ? std::string() : value + " is not a number from 0 up";
+  };
+  return {check, ""};
+}
+
 void addArtifactArgument(CLI::App &command, std::string &path) {
   command.add_option("artifact", path, "The .moeplan file")->required()->type_name("FILE");
 }

@@ -75,8 +75,9 @@ void addArtifactArgument(CLI::App &command, std::string &path);
 void addPlanOption(CLI::App &command, std::string &plan);
 void addThreadsOption(CLI::App &command, uint32_t &threads);
 void addJsonFlag(CLI::App &command, bool &json);
-/// Check of an option: a number above 0.
+/// Checks of an option: a number above 0, or not below it.
 CLI::Validator positive();
+CLI::Validator notNegative();
 
 /// Declares a subcommand on `app` and returns what executes it once the command line is parsed.
 struct Command {

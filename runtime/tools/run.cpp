@@ -257,7 +257,7 @@ Command addRunCommand(CLI::App &app) {
   addThreadsOption(*command, options->threads);
   command->add_option("--temperature", sampling.temperature, "0 is greedy")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber.description(""))
+      ->check(notNegative())
       ->type_name("T");
   command->add_option("--top-k", sampling.top_k, "Draw from the K likeliest tokens; 0 is all")
       ->capture_default_str()

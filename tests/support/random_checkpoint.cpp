@@ -12,10 +12,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <stdexcept>
 
 using namespace llvm;
 using namespace moeplan::compiler;
@@ -106,32 +102,6 @@ std::string shardName(uint32_t shard, uint32_t shards) {
 }
 
 } // namespace
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "moeplan-test-XXXXXX").string();
-  if (!::mkdtemp(name.data()))
-    throw std::runtime_error("cannot create " + name);
-  path_ = name;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-void writeFile(const std::filesystem::path &path, StringRef text) {
-  std::ofstream stream(path, std::ios::binary | std::ios::trunc);
-  stream.write(text.data(), std::streamsize(text.size()));
-  if (!stream.flush())
-    throw std::runtime_error("cannot write " + path.string());
-}
-
-std::string readFile(const std::filesystem::path &path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream)
-    throw std::runtime_error("cannot read " + path.string());
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
 
 std::string encodeTensor(ArrayRef<float> values, DType dtype) {
   std::string bytes;

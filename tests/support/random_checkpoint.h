@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compiler/import/checkpoint.h"
+#include "tests/support/files.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -9,24 +10,6 @@
 #include <vector>
 
 namespace moeplan::testing {
-
-/// A directory that is removed with all it contains.
-class TemporaryDirectory {
-public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory &) = delete;
-  TemporaryDirectory &operator=(const TemporaryDirectory &) = delete;
-
-  const std::filesystem::path &path() const { return path_; }
-
-private:
-  std::filesystem::path path_;
-};
-
-/// Writes `text` to `path`, in place of what was there. Throws where that fails, as all below do.
-void writeFile(const std::filesystem::path &path, llvm::StringRef text);
-std::string readFile(const std::filesystem::path &path);
 
 /// Row-major float32 values as the little-endian bytes of `dtype`, rounded to nearest even.
 std::string encodeTensor(llvm::ArrayRef<float> values, compiler::DType dtype);

@@ -143,7 +143,7 @@ MOEPLAN_EXPORT moeplan_status *moeplan_session_create(const moeplan_artifact *ar
 MOEPLAN_EXPORT void moeplan_session_free(moeplan_session *session);
 
 /* Appends `count` >= 1 tokens to the sequence and computes the logits of the last `logits_count`
- * (<= count) of them. Fails without a change to the session where an id is out of range or the KV
+ * (0 .. count) of them. Fails without a change to the session where an id is out of range or the KV
  * cache has no room. Allocates nothing for count = 1 after the first call. */
 MOEPLAN_EXPORT moeplan_status *moeplan_session_append(moeplan_session *session,
                                                       const int32_t *tokens, size_t count,

@@ -1,3 +1,6 @@
+#include "compiler/import/input_file.h"
+#include "compiler/import/json.h"
+#include "compiler/import/messages.h"
 #include "compiler/import/safetensors.h"
 #include "tests/support/random_checkpoint.h"
 
@@ -187,23 +190,23 @@ TEST(SafetensorsTest, SurvivesEveryChangedByte) {
     }
 }
 
-TEST(MappedFileTest, SaysWhyAFileCannotBeOpened) {
+TEST(InputFileTest, SaysWhyAFileCannotBeOpened) {
   testing::TemporaryDirectory directory;
   std::string missing = (directory.path() / "missing").string();
-  auto file = MappedFile::open(missing);
+  auto file = InputFile::open(missing);
   ASSERT_FALSE(bool(file));
   EXPECT_EQ(llvm::toString(file.takeError()), missing + ": No such file or directory");
-  auto notAFile = MappedFile::open(directory.path().string());
+  auto notAFile = InputFile::open(directory.path().string());
   ASSERT_FALSE(bool(notAFile));
   EXPECT_EQ(llvm::toString(notAFile.takeError()),
             directory.path().string() + ": a regular file expected");
 }
 
-TEST(MappedFileTest, KeepsItsBytesAfterRelease) {
+TEST(InputFileTest, KeepsItsBytesAfterRelease) {
   testing::TemporaryDirectory directory;
   std::string text(1 << 16, 'x'); // several pages
   testing::writeFile(directory.path() / "f", text);
-  auto file = MappedFile::open((directory.path() / "f").string());
+  auto file = InputFile::open((directory.path() / "f").string());
   ASSERT_TRUE(bool(file)) << llvm::toString(file.takeError());
   file->release(file->bytes());
   file->release(file->bytes().slice(1, 10)); // no whole page
@@ -211,10 +214,10 @@ TEST(MappedFileTest, KeepsItsBytesAfterRelease) {
   EXPECT_EQ(file->text(), text);
 }
 
-TEST(MappedFileTest, AnEmptyFileHasNoBytes) {
+TEST(InputFileTest, AnEmptyFileHasNoBytes) {
   testing::TemporaryDirectory directory;
   testing::writeFile(directory.path() / "f", "");
-  auto file = MappedFile::open((directory.path() / "f").string());
+  auto file = InputFile::open((directory.path() / "f").string());
   ASSERT_TRUE(bool(file)) << llvm::toString(file.takeError());
   EXPECT_TRUE(file->bytes().empty());
 }

@@ -1,4 +1,4 @@
-#include "runtime/artifact/mapped_file.h"
+#include "runtime/support/mapped_file.h"
 
 #include <cerrno>
 #include <cstring>
@@ -11,19 +11,20 @@
 namespace moeplan {
 
 Result<MappedFile> MappedFile::open(const std::string &path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, a FIFO in place of the file would hang the process.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     const bool missing = errno == ENOENT;
     return Status(missing ? MOEPLAN_NOT_FOUND : MOEPLAN_IO_ERROR,
                   path + ": " + std::strerror(errno));
   }
-  struct stat info {};
+  struct stat info{};
   MappedFile file;
   Status failure;
   if (fstat(fd, &info) != 0)
     failure = ioError(path + ": " + std::strerror(errno));
   else if (!S_ISREG(info.st_mode))
-    failure = ioError(path + ": not a regular file");
+    failure = ioError(path + ": a regular file expected");
   else if (info.st_size > 0) {
     const auto size = static_cast<size_t>(info.st_size);
     void *data = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
@@ -43,7 +44,22 @@ MappedFile::~MappedFile() {
     munmap(const_cast<std::byte *>(bytes_.data()), bytes_.size());
 }
 
-MappedFile::MappedFile(MappedFile &&other) noexcept
-    : bytes_(std::exchange(other.bytes_, {})) {}
+MappedFile::MappedFile(MappedFile &&other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile &MappedFile::operator=(MappedFile &&other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+void MappedFile::release(std::span<const std::byte> range) const {
+  // The mapping begins at a page, so pages are counted from there.
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(range.data() - bytes_.data());
+  const size_t begin = (offset + page - 1) / page * page;
+  const size_t end = (offset + range.size()) / page * page;
+  // Advice: nothing depends on its success.
+  if (begin < end)
+    (void)madvise(const_cast<std::byte *>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
+}
 
 } // namespace moeplan

@@ -1,0 +1,33 @@
+// A file mapped read-only.
+#pragma once
+
+#include "runtime/support/status.h"
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace moeplan {
+
+/// The whole of a regular file in memory, shared with the page cache. Unmapped on destruction.
+/// Immutable; may be used from several threads. A file that shrinks while it is mapped is the one
+/// fault this cannot turn into a status.
+class MappedFile {
+public:
+  static Result<MappedFile> open(const std::string &path);
+  ~MappedFile();
+  MappedFile(MappedFile &&other) noexcept;
+  MappedFile &operator=(MappedFile &&other) noexcept;
+
+  MappedFile() = default; ///< no bytes
+
+  std::span<const std::byte> bytes() const { return bytes_; }
+  /// Drops from resident memory the whole pages inside `range`, a part of bytes(). They are read
+  /// from the file again when touched.
+  void release(std::span<const std::byte> range) const;
+
+private:
+  std::span<const std::byte> bytes_;
+};
+
+} // namespace moeplan

@@ -1,0 +1,31 @@
+# The lit suite: the IR of the dialects and passes, and the command lines of the tools.
+import os
+
+import lit.formats
+
+config.name = "moeplan"
+config.test_format = lit.formats.ShTest(execute_external=True)
+config.suffixes = [".mlir", ".test"]
+config.test_source_root = os.path.dirname(__file__)
+config.excludes = ["support", "Inputs"]
+
+config.environment["PATH"] = os.pathsep.join(
+    [config.moeplan_bin_dir, config.llvm_tools_dir, config.environment["PATH"]])
+config.environment["FILECHECK_OPTS"] = "--enable-var-scope --dump-input=fail"
+
+support = os.path.join(config.test_source_root, "support")
+artifact = os.path.join(config.test_exec_root, "tiny.moeplan")
+tiny = os.path.join(config.moeplan_source_root, "examples", "tiny-mixtral")
+
+config.substitutions += [
+    # The checkpoint, the policies and the golden numbers of the source tree.
+    ("%tiny", tiny),
+    ("%policies", os.path.join(config.moeplan_source_root, "examples", "policies")),
+    ("%golden", os.path.join(config.moeplan_source_root, "tests", "golden")),
+    ("%python", config.python),
+    # Makes %artifact, which all tests share: one plan, one CPU, this machine's.
+    ("%compile_artifact", f"sh {support}/compile-once.sh {tiny} {artifact}"),
+    ("%artifact", artifact),
+    # %error CODE COMMAND: COMMAND must exit with CODE and say why in one line, which is passed on.
+    ("%error", f"sh {support}/expect-error.sh"),
+]

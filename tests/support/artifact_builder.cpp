@@ -1,0 +1,170 @@
+#include "artifact_builder.h"
+
+#include "files.h"
+
+#include <cstddef>
+#include <cstring>
+#include <xxhash.h>
+
+namespace moeplan::testing {
+
+namespace {
+
+using flatbuffers::FlatBufferBuilder;
+using flatbuffers::Offset;
+
+constexpr uint64_t alignTo(uint64_t value, uint64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
+
+Offset<fb::Model> buildModel(FlatBufferBuilder &builder, const ModelDraft &model) {
+  return fb::CreateModel(builder, builder.CreateString("mixtral"), model.vocabSize,
+                         model.hiddenSize, model.intermediateSize, model.numLayers,
+                         model.numAttentionHeads, model.numKeyValueHeads, model.headDim,
+                         model.numExperts, model.numExpertsPerTok, 1e-5, 1e6, 0,
+                         model.maxPositionEmbeddings, false, 1,
+                         builder.CreateVector(std::vector<int32_t>{2}), model.kvCacheFormat);
+}
+
+Offset<fb::Program> buildProgram(FlatBufferBuilder &builder, const ProgramDraft &program) {
+  std::vector<fb::Command> kinds;
+  std::vector<Offset<void>> commands;
+  for (const CommandDraft &command : program.commands) {
+    kinds.push_back(command.kind);
+    const std::vector<fb::Binding> &bindings = command.bindings;
+    if (command.kind == fb::Command::Dispatch)
+      commands.push_back(fb::CreateDispatch(builder, command.kernel, command.tiles,
+                                            command.perToken,
+                                            builder.CreateVectorOfStructs(bindings))
+                             .Union());
+    else if (command.kind == fb::Command::Copy)
+      commands.push_back(fb::CreateCopy(builder, &bindings[0], &bindings[1]).Union());
+    else
+      commands.push_back(fb::CreateBarrier(builder).Union());
+  }
+  const auto kindVector = builder.CreateVector(kinds);
+  return fb::CreateProgram(builder, builder.CreateString(program.name), program.maxTokens,
+                           program.arenaBytes, 0, kindVector, builder.CreateVector(commands));
+}
+
+std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
+  std::vector<fb::Extent> extents;
+  uint64_t end = 0;
+  for (const SegmentDraft &segment : draft.segments) {
+    const uint64_t offset =
+        alignTo(end, segment.kind == fb::SegmentKind::weight ? kMappedAlignment : kPackedAlignment);
+    end = offset + segment.stored.size();
+    extents.emplace_back(offset, segment.stored.size(),
+                         segment.bytes.value_or(segment.stored.size()),
+                         XXH3_64bits(segment.stored.data(), segment.stored.size()));
+  }
+  return extents;
+}
+
+std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Extent> &extents) {
+  FlatBufferBuilder builder;
+  auto string = [&](const std::string &text) { return builder.CreateString(text); };
+
+  std::vector<Offset<fb::Segment>> segments;
+  for (size_t i = 0; i < draft.segments.size(); ++i) {
+    const SegmentDraft &segment = draft.segments[i];
+    Offset<flatbuffers::Vector<uint64_t>> shape;
+    if (segment.shape)
+      shape = builder.CreateVector(*segment.shape);
+    segments.push_back(fb::CreateSegment(builder, string(segment.name), segment.kind,
+                                         segment.compression, &extents[i], segment.format, shape));
+  }
+  std::vector<Offset<fb::Kernel>> kernels;
+  for (const KernelDraft &kernel : draft.kernels)
+    kernels.push_back(fb::CreateKernel(builder, string(kernel.symbol), string("test"),
+                                       builder.CreateVector(std::vector<Offset<fb::Constant>>{}),
+                                       kernel.bindingCount));
+  std::vector<Offset<fb::KernelLibrary>> libraries;
+  for (const LibraryDraft &library : draft.libraries)
+    libraries.push_back(
+        fb::CreateKernelLibrary(builder, string("test"), string("x86_64-pc-linux-gnu"),
+                                builder.CreateVectorOfStrings(library.features), library.segment,
+                                builder.CreateVector(std::vector<uint32_t>(
+                                    library.kernels.value_or(draft.kernels.size()), 1))));
+  std::vector<Offset<fb::Plan>> plans;
+  for (const PlanDraft &plan : draft.plans) {
+    std::vector<Offset<fb::Program>> programs;
+    for (const ProgramDraft &program : plan.programs)
+      programs.push_back(buildProgram(builder, program));
+    plans.push_back(fb::CreatePlan(builder, string(plan.name),
+                                   builder.CreateVectorOfStructs(plan.experts),
+                                   builder.CreateVector(programs)));
+  }
+  const auto provenance =
+      fb::CreateProvenance(builder, string("0"), string("0"), string(""), string(""), string(""));
+  fb::FinishArtifactBuffer(
+      builder,
+      fb::CreateArtifact(builder, buildModel(builder, draft.model), builder.CreateVector(segments),
+                         builder.CreateVector(kernels), builder.CreateVector(libraries),
+                         builder.CreateVector(plans), draft.tokenizerSegment, provenance));
+  return {reinterpret_cast<const char *>(builder.GetBufferPointer()), builder.GetSize()};
+}
+
+} // namespace
+
+ArtifactHeader headerOf(const std::string &file) {
+  ArtifactHeader header;
+  std::memcpy(&header, file.data(), sizeof(header));
+  return header;
+}
+
+uint64_t artifactChecksum(const std::string &file) {
+  const ArtifactHeader header = headerOf(file);
+  std::string covered = file.substr(0, offsetof(ArtifactHeader, checksum));
+  covered.append(file, header.metadata_offset, header.metadata_size);
+  return XXH3_64bits(covered.data(), covered.size());
+}
+
+void sealArtifact(std::string &file, ArtifactHeader header) {
+  std::memcpy(file.data(), &header, sizeof(header));
+  header.checksum = artifactChecksum(file);
+  std::memcpy(file.data(), &header, sizeof(header));
+}
+
+ArtifactDraft::ArtifactDraft() {
+  // An expert's matrices are shared by all experts: nothing forbids it.
+  segments = {
+      {"code", fb::SegmentKind::code, std::string(100, 'c'), {}, {}, {}, {}},
+      {"tokenizer", fb::SegmentKind::tokenizer, std::string(10, 't'), {}, {}, {}, {}},
+      {"up", fb::SegmentKind::weight, std::string(96, 'u'), {}, {}, fb::Format::f32, {{6, 4}}},
+      {"down", fb::SegmentKind::weight, std::string(48, 'd'), {}, {}, fb::Format::bf16, {{4, 6}}},
+      {"norm", fb::SegmentKind::weight, std::string(16, 'n'), {}, {}, fb::Format::f32, {{4}}},
+  };
+  libraries = {{{}, kCode, {}}};
+  const std::vector<fb::Expert> experts(4, fb::Expert(kUp, kUp, kDown, fb::Residency::host));
+  plans = {{"default", experts, {{"decode", 1, 0, {}}}}};
+}
+
+std::string ArtifactDraft::build() const {
+  std::vector<fb::Extent> placed = layOut(*this);
+  std::vector<fb::Extent> stated = placed;
+  for (const auto &[index, extent] : extents)
+    stated[index] = extent;
+  const std::string metadata = buildMetadata(*this, stated);
+
+  ArtifactHeader header{};
+  std::memcpy(header.magic, kArtifactMagic, sizeof(header.magic));
+  header.format_version = kFormatVersion;
+  header.header_size = sizeof(header);
+  header.metadata_offset = sizeof(header);
+  header.metadata_size = metadata.size();
+  header.segment_base = alignTo(sizeof(header) + metadata.size(), kMappedAlignment);
+  std::string file(sizeof(header), '\0');
+  file += metadata;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    file.resize(header.segment_base + placed[i].offset());
+    file += segments[i].stored;
+  }
+  header.file_size = file.size();
+  sealArtifact(file, header);
+  return file;
+}
+
+void ArtifactDraft::write(const std::filesystem::path &path) const { writeFile(path, build()); }
+
+} // namespace moeplan::testing

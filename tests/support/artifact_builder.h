@@ -1,0 +1,120 @@
+// Artifacts written by hand, right or wrong in one place, without the compiler.
+#pragma once
+
+#include "artifact_header.h"
+#include "moeplan_generated.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace moeplan::testing {
+
+/// The checksum that makes the header and metadata in `file` (a whole artifact) valid.
+uint64_t artifactChecksum(const std::string &file);
+/// Stores `header` into `file`, with the checksum that fits.
+void sealArtifact(std::string &file, ArtifactHeader header);
+ArtifactHeader headerOf(const std::string &file);
+
+struct SegmentDraft {
+  std::string name;
+  fb::SegmentKind kind = fb::SegmentKind::weight;
+  std::string stored;            ///< bytes in the file
+  std::optional<uint64_t> bytes; ///< once decompressed; absent: as stored
+  fb::Compression compression = fb::Compression::none;
+  fb::Format format = fb::Format::none;
+  std::optional<std::vector<uint64_t>> shape;
+};
+
+struct KernelDraft {
+  std::string symbol;
+  uint32_t bindingCount = 0;
+};
+
+struct LibraryDraft {
+  std::vector<std::string> features;
+  uint32_t segment = 0;
+  std::optional<uint32_t> kernels; ///< entries of code_bytes; absent: as many as there are kernels
+};
+
+/// A dispatch, a copy (bindings: source, target) or a barrier.
+struct CommandDraft {
+  fb::Command kind = fb::Command::Barrier;
+  uint32_t kernel = 0;
+  uint32_t tiles = 1;
+  bool perToken = false;
+  std::vector<fb::Binding> bindings;
+};
+
+struct ProgramDraft {
+  std::string name;
+  uint32_t maxTokens = 1;
+  uint64_t arenaBytes = 0;
+  std::vector<CommandDraft> commands;
+};
+
+struct PlanDraft {
+  std::string name;
+  std::vector<fb::Expert> experts;
+  std::vector<ProgramDraft> programs;
+};
+
+struct ModelDraft {
+  uint32_t vocabSize = 8;
+  uint32_t hiddenSize = 4;
+  uint32_t intermediateSize = 6;
+  uint32_t numLayers = 2;
+  uint32_t numAttentionHeads = 2;
+  uint32_t numKeyValueHeads = 1;
+  uint32_t headDim = 2;
+  uint32_t numExperts = 2;
+  uint32_t numExpertsPerTok = 1;
+  uint32_t maxPositionEmbeddings = 16;
+  fb::Format kvCacheFormat = fb::Format::f32;
+};
+
+/// What an artifact is made of. As constructed it breaks no rule: a model of two layers whose plan
+/// `default` has one program `decode` without commands.
+struct ArtifactDraft {
+  ArtifactDraft();
+
+  enum Segment : uint32_t { kCode, kTokenizer, kUp, kDown, kNorm };
+
+  ModelDraft model;
+  std::vector<SegmentDraft> segments; ///< in the order of `Segment`
+  std::vector<KernelDraft> kernels;
+  std::vector<LibraryDraft> libraries;
+  std::vector<PlanDraft> plans;
+  uint32_t tokenizerSegment = kTokenizer;
+  /// Replaces what the layout gave a segment.
+  std::vector<std::pair<uint32_t, fb::Extent>> extents;
+
+  ProgramDraft &program() { return plans[0].programs[0]; }
+
+  /// The whole file, with right checksums.
+  std::string build() const;
+  void write(const std::filesystem::path &path) const;
+};
+
+/// Operands, as short to write as they are to read.
+inline fb::Binding operand(fb::BindingKind kind, uint32_t index, uint64_t offset, uint64_t bytes,
+                           fb::Access access = fb::Access::read) {
+  return fb::Binding(kind, access, index, offset, bytes);
+}
+inline fb::Binding arena(uint64_t offset, uint64_t bytes,
+                         fb::Access access = fb::Access::read_write) {
+  return operand(fb::BindingKind::arena, 0, offset, bytes, access);
+}
+inline CommandDraft dispatch(uint32_t kernel, uint32_t tiles, std::vector<fb::Binding> bindings,
+                             bool perToken = false) {
+  return {fb::Command::Dispatch, kernel, tiles, perToken, std::move(bindings)};
+}
+inline CommandDraft copy(fb::Binding source, fb::Binding target) {
+  return {fb::Command::Copy, 0, 0, false, {source, target}};
+}
+inline CommandDraft barrier() { return {}; }
+
+} // namespace moeplan::testing
