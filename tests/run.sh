@@ -8,8 +8,8 @@ source .ci/setup.sh
 install_dependencies
 build_preset release
 say "running the tests of preset 'release'"
-ctest --preset release
+ctest --preset release -j2
 build_preset asan
 say "running the tests of preset 'asan'"
-ctest --preset asan
+ctest --preset asan -j2
 say "all tests passed"

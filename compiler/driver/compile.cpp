@@ -18,6 +18,7 @@
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 
+#include <optional>
 #include <set>
 #include <xxhash.h>
 
@@ -121,6 +122,13 @@ private:
       if (seen.insert(target->cpu).second)
         targets.push_back(std::move(*target));
     }
+    // Before anything that takes long: a path that cannot be written is known now.
+    if (options.compileTo == Phase::Artifact) {
+      auto file = AtomicFile::create(options.output);
+      if (!file)
+        return file.takeError();
+      output.emplace(std::move(*file));
+    }
     auto opened = Checkpoint::open(options.checkpoint);
     if (!opened)
       return opened.takeError();
@@ -205,7 +213,7 @@ private:
     Provenance provenance{MOEPLAN_VERSION, LLVM_VERSION_STRING, checkpoint->digest(), policyDigest,
                           "moeplanc compile --target-cpu=" + join(report.targetCpus, ",")};
     auto bytes =
-        packArtifact(*module, *checkpoint, libraries, provenance, options.output, options.progress);
+        packArtifact(*module, *checkpoint, libraries, provenance, *output, options.progress);
     if (!bytes)
       return bytes.takeError();
     report.fileBytes = *bytes;
@@ -219,6 +227,7 @@ private:
   Policy policy;
   std::string policyDigest;
   std::vector<CpuTarget> targets;
+  std::optional<AtomicFile> output; ///< the artifact, until it is committed
   std::unique_ptr<Checkpoint> checkpoint;
   mlir::OwningOpRef<mlir::ModuleOp> module;
   CompileReport report;

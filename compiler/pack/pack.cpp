@@ -1,7 +1,6 @@
 #include "compiler/pack/pack.h"
 
 #include "artifact_header.h"
-#include "compiler/pack/atomic_file.h"
 #include "compiler/quantize/convert.h"
 #include "dialects/plan/PlanDialect.h"
 #include "formats.h"
@@ -46,23 +45,20 @@ public:
         progress(progress), weights(to_vector(module.getOps<plan::SegmentOp>())),
         kernels(collectKernels(module)) {}
 
-  Expected<uint64_t> run(StringRef output) {
+  Expected<uint64_t> run(AtomicFile &file) {
     if (Error error = compressSegments())
       return error;
     layOut();
-    auto file = AtomicFile::create(output);
-    if (!file)
-      return file.takeError();
     const uint64_t metadataBytes = metadata().size();
     const uint64_t base = alignTo(sizeof(ArtifactHeader) + metadataBytes, kMappedAlignment);
-    if (Error error = file->padTo(base))
+    if (Error error = file.padTo(base))
       return error;
-    if (Error error = writeSegments(*file, base))
+    if (Error error = writeSegments(file, base))
       return error;
-    if (Error error = writeHead(*file, base, metadataBytes))
+    if (Error error = writeHead(file, base, metadataBytes))
       return error;
-    const uint64_t fileBytes = file->position();
-    if (Error error = file->commit())
+    const uint64_t fileBytes = file.position();
+    if (Error error = file.commit())
       return error;
     return fileBytes;
   }
@@ -186,7 +182,7 @@ private:
 Expected<uint64_t> moeplan::compiler::packArtifact(mlir::ModuleOp module,
                                                    const Checkpoint &checkpoint,
                                                    ArrayRef<KernelLibrary> libraries,
-                                                   const Provenance &provenance, StringRef output,
+                                                   const Provenance &provenance, AtomicFile &file,
                                                    const PackProgress &progress) {
-  return Packer(module, checkpoint, libraries, provenance, progress).run(output);
+  return Packer(module, checkpoint, libraries, provenance, progress).run(file);
 }

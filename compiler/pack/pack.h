@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compiler/import/checkpoint.h"
+#include "compiler/pack/atomic_file.h"
 #include "compiler/pack/metadata.h"
 
 #include "mlir/IR/BuiltinOps.h"
@@ -15,12 +16,12 @@ namespace moeplan::compiler {
 /// Called with the bytes of weights written so far and in all.
 using PackProgress = std::function<void(uint64_t done, uint64_t total)>;
 
-/// Writes the artifact of a lowered plan module to `output`, which is replaced only by a complete
-/// new file. Weights stream from the checkpoint through the conversion one piece at a time. The
-/// bytes depend on the arguments alone. Returns the size of the file.
+/// Writes the artifact of a lowered plan module to `file` and commits it. Weights stream from the
+/// checkpoint through the conversion one piece at a time. The bytes depend on the arguments alone.
+/// Returns the size of the file.
 llvm::Expected<uint64_t> packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
                                       llvm::ArrayRef<KernelLibrary> libraries,
-                                      const Provenance &provenance, llvm::StringRef output,
+                                      const Provenance &provenance, AtomicFile &file,
                                       const PackProgress &progress);
 
 } // namespace moeplan::compiler

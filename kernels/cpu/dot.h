@@ -15,6 +15,9 @@
 enum { TOKEN_TILE = 4, ROW_TILE = MOEPLAN_LANES >= 16 ? 4 : 2, ROW_TILE_SINGLE = 4 };
 
 #define UNROLL _Pragma("clang loop unroll(full)")
+/* For loops over columns: their body fills the pipeline already, and unrolled by the constant of a
+ * shape it would only grow. */
+#define ROLLED _Pragma("clang loop unroll(disable) vectorize(disable)")
 
 INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64_t row,
                      int64_t columns, const int tokens, const int rows, float *out) {
@@ -23,7 +26,7 @@ INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64
   UNROLL for (int r = 0; r < rows; ++r) w_row[r] = weight_row(format, w, row + r, columns);
   UNROLL for (int i = 0; i < tokens * rows; ++i) sum[i] = (vfloat){0};
   int64_t k = 0;
-  for (; k + MOEPLAN_LANES <= columns; k += MOEPLAN_LANES) {
+  ROLLED for (; k + MOEPLAN_LANES <= columns; k += MOEPLAN_LANES) {
     vfloat xs[4];
     UNROLL for (int t = 0; t < tokens; ++t) xs[t] = load_f32(x[t] + k);
     UNROLL for (int r = 0; r < rows; ++r) {
@@ -32,9 +35,8 @@ INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64
     }
   }
   UNROLL for (int i = 0; i < tokens * rows; ++i) out[i] = sum_lanes(sum[i]);
-  for (; k < columns; ++k)
-    UNROLL for (int i = 0; i < tokens * rows; ++i) out[i] +=
-        x[i / rows][k] * load_weight(format, w_row[i % rows], k);
+  ROLLED for (; k < columns; ++k) UNROLL for (int i = 0; i < tokens * rows; ++i) out[i] +=
+      x[i / rows][k] * load_weight(format, w_row[i % rows], k);
 }
 
 /* What a caller does with a finished block: called with constants `tokens` and `rows`, `out` as
