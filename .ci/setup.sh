@@ -8,7 +8,9 @@ MOEPLAN_PACKAGES=(
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libgtest-dev libgmock-dev
 )
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+say() {
+  if [ -t 2 ]; then printf '\033[1m==> %s\033[0m\n' "$*" >&2; else printf '==> %s\n' "$*" >&2; fi
+}
 
 install_dependencies() {
   local missing=() package

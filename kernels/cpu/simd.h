@@ -61,15 +61,19 @@ INLINE const void *weight_row(int64_t format, const void *w, int64_t row, int64_
   return (const char *)w + row * columns * element_bytes(format);
 }
 
+/* The sum as a tree: the upper half onto the lower, log2(lanes) times. -1: a lane nobody reads. */
 INLINE float sum_lanes(vfloat v) {
-  float lanes[MOEPLAN_LANES];
-  store_f32(lanes, v);
-#pragma clang loop unroll(full)
-  for (int step = MOEPLAN_LANES / 2; step > 0; step /= 2)
-#pragma clang loop unroll(full)
-    for (int i = 0; i < step; ++i)
-      lanes[i] += lanes[i + step];
-  return lanes[0];
+#if MOEPLAN_LANES == 16
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  v += __builtin_shufflevector(v, v, 2, 3, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+#elif MOEPLAN_LANES == 8
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, -1, -1, -1, -1);
+  v += __builtin_shufflevector(v, v, 2, 3, -1, -1, -1, -1, -1, -1);
+#else
+  v += __builtin_shufflevector(v, v, 2, 3, -1, -1);
+#endif
+  return v[0] + v[1];
 }
 
 /* e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, Taylor's series of e^r to degree 7 (remainder
