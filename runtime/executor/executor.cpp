@@ -106,7 +106,7 @@ void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits
   const uintptr_t logitsBase = reinterpret_cast<uintptr_t>(logits) -
                                uintptr_t(step.logits_begin) * vocabSize_ * sizeof(float);
   for (uint32_t operand : logitsOperands_)
-    operands_[operand] = reinterpret_cast<void *>(logitsBase);
+    operands_[operand] = reinterpret_cast<void *>(logitsBase); // NOLINT(performance-no-int-to-ptr)
 
   const uint64_t parts = pool.threads() == 1 ? 1
                                              : std::min<uint64_t>(pool.threads() * kChunksPerThread,
