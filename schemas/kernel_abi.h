@@ -11,21 +11,78 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define MOEPLAN_CONSTEXPR constexpr
 extern "C" {
+#else
+#define MOEPLAN_CONSTEXPR
 #endif
 
-#define MOEPLAN_KERNEL_ABI_VERSION 1u
+#define MOEPLAN_KERNEL_ABI_VERSION 2u
 
 /* Every kernel library exports a `const uint32_t` of this name with the ABI version. */
 #define MOEPLAN_KERNEL_ABI_SYMBOL "moeplan_kernel_abi_version"
 
-/* How the numbers of a weight are stored. Same values as `Format` in moeplan.fbs; what each means
- * (bits, bytes of a row) is in formats.h. */
+/* How the numbers of a weight are stored. Same values as `Format` in moeplan.fbs; the table of what
+ * each means is in formats.h. The packed integer formats are ordered by falling bits, then by
+ * rising group size, which moeplan_format_bits() and moeplan_format_group_size() rely on. */
 enum moeplan_format {
   MOEPLAN_FORMAT_NONE = 0,
   MOEPLAN_FORMAT_F32 = 1,
   MOEPLAN_FORMAT_BF16 = 2,
+  MOEPLAN_FORMAT_INT8G32 = 3,
+  MOEPLAN_FORMAT_INT8G64 = 4,
+  MOEPLAN_FORMAT_INT8G128 = 5,
+  MOEPLAN_FORMAT_INT4G32 = 6,
+  MOEPLAN_FORMAT_INT4G64 = 7,
+  MOEPLAN_FORMAT_INT4G128 = 8,
+  MOEPLAN_FORMAT_INT3G32 = 9,
+  MOEPLAN_FORMAT_INT3G64 = 10,
+  MOEPLAN_FORMAT_INT3G128 = 11,
+  MOEPLAN_FORMAT_INT2G32 = 12,
+  MOEPLAN_FORMAT_INT2G64 = 13,
+  MOEPLAN_FORMAT_INT2G128 = 14,
+  MOEPLAN_FORMAT_MAX = MOEPLAN_FORMAT_INT2G128,
 };
+
+/* The packed integer formats.
+ *
+ * An element is scale * (code - zero): a code of `bits` bits, and a scale and a zero that
+ * `group_size` neighbouring columns of a row share. The last group of a row may be shorter.
+ *
+ *   code   0 .. 2^bits - 1
+ *   zero   one byte z, in steps that span the codes: zero = z * 2^bits / 256
+ *   scale  one byte, 5 bits exponent and 3 bits mantissa: (1 + m / 8) * 2^(e - 24), so from 6e-8 to
+ *          240; its float32 bits are (byte << 20) + MOEPLAN_SCALE_BIAS
+ *
+ * Every element is exact in float32: code - zero has 9 significant bits, a scale 4.
+ *
+ * A weight [rows, columns] is cut into tiles of 16 rows and blocks of 32 columns, both padded with
+ * zeros at the end. In memory first all codes, then all scales and zeros:
+ *
+ *   codes   uint32 [tiles][blocks][bits][16 rows]: `bits` words hold the 32 codes of a row. Byte b
+ * of each belongs to columns 4 q + b, so that a shift and a mask give the four codes of the columns
+ * 4 q .. 4 q + 3, one per byte, of 16 rows in 64 bytes: 8 bits   word q 4 bits   word q / 2, bits 4
+ * (q % 2) of each byte 2 bits   word q / 4, bits 2 (q % 4) of each byte 3 bits   the lower two as
+ * above; the upper one in word 2, bit q of each byte scales  uint8 [tiles][groups][2][16 rows]: the
+ * scales of a group, then its zeros
+ */
+#define MOEPLAN_TILE_ROWS 16
+#define MOEPLAN_BLOCK_COLUMNS 32
+#define MOEPLAN_SCALE_BIAS (103u << 23)
+
+static inline MOEPLAN_CONSTEXPR int moeplan_format_is_packed(unsigned format) {
+  return format >= MOEPLAN_FORMAT_INT8G32 && format <= MOEPLAN_FORMAT_MAX;
+}
+/* Bits of a code: 8, 4, 3 or 2. Of packed formats only, as the next one. */
+static inline MOEPLAN_CONSTEXPR int moeplan_format_bits(unsigned format) {
+  return format < MOEPLAN_FORMAT_INT4G32   ? 8
+         : format < MOEPLAN_FORMAT_INT3G32 ? 4
+         : format < MOEPLAN_FORMAT_INT2G32 ? 3
+                                           : 2;
+}
+static inline MOEPLAN_CONSTEXPR int moeplan_format_group_size(unsigned format) {
+  return 32 << (format - MOEPLAN_FORMAT_INT8G32) % 3;
+}
 
 /* What differs from one execution of a program to the next. */
 typedef struct moeplan_step {

@@ -12,6 +12,7 @@
 #include "mlir/IR/Verifier.h"
 #include "mlir/Pass/PassManager.h"
 #include "mlir/Transforms/Passes.h"
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Config/llvm-config.h"
 #include "llvm/Support/FileSystem.h"
@@ -84,8 +85,11 @@ public:
     if (options.compileTo == Phase::Placed)
       return report;
 
-    if (Error error = runPasses([](mlir::PassManager &passes) {
-          passes.addPass(createConvertMoeToPlan());
+    if (Error error = runPasses([&](mlir::PassManager &passes) {
+          ConvertMoeToPlanOptions conversion;
+          conversion.alsoFormats = options.alsoFormats;
+          passes.addPass(createConvertMoeToPlan(std::move(conversion)));
+          passes.addPass(createCheckKernelFormats());
           passes.addPass(createScheduleTransfers());
           passes.addPass(createAssignArena());
         }))
@@ -99,17 +103,17 @@ public:
 
 private:
   Error readInputs() {
-    policy = defaultPolicy();
-    if (!options.policy.empty()) {
-      auto text = MemoryBuffer::getFile(options.policy);
-      if (!text)
-        return createStringError(options.policy + ": " + text.getError().message());
-      auto parsed = parsePolicy((*text)->getBuffer(), options.policy);
-      if (!parsed)
-        return parsed.takeError();
-      policy = std::move(*parsed);
-      policyDigest = digestOf((*text)->getBuffer());
-    }
+    if (Error error = options.policy.empty() ? makePolicy() : readPolicy())
+      return error;
+    auto choice = QuantizerChoice::parse(options.quantizer);
+    if (!choice)
+      return choice.takeError();
+    quantizers = std::move(*choice);
+    if (const QuantizerInfo *quantizer = quantizers.needsStatistics();
+        quantizer && options.statistics.empty())
+      return createStringError("quantiser '" + std::string(quantizer->name) +
+                               "' works from calibration statistics: give --stats (see 'moeplanc "
+                               "calibrate')");
     std::vector<std::string> requests =
         options.targetCpus.empty() ? policy.cpuTargets : options.targetCpus;
     if (requests.empty())
@@ -133,9 +137,66 @@ private:
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
+    if (!options.statistics.empty() && options.compileTo == Phase::Artifact) {
+      checkpointDigest = checkpoint->digest();
+      auto read = Statistics::open(options.statistics, checkpointDigest);
+      if (!read)
+        return read.takeError();
+      statistics = std::move(*read);
+    }
     if (!options.dumpPhasesTo.empty())
       if (std::error_code error = sys::fs::create_directories(options.dumpPhasesTo))
         return createStringError(options.dumpPhasesTo + ": " + error.message());
+    return Error::success();
+  }
+
+  Error readText(const std::string &path, function_ref<Error(StringRef)> parse) {
+    auto text = MemoryBuffer::getFile(path);
+    if (!text)
+      return createStringError(path + ": " + text.getError().message());
+    if (Error error = parse((*text)->getBuffer()))
+      return error;
+    policyDigest = digestOf((*text)->getBuffer());
+    return Error::success();
+  }
+
+  Error readPolicy() {
+    return readText(options.policy, [&](StringRef text) -> Error {
+      auto parsed = parsePolicy(text, options.policy);
+      if (!parsed)
+        return parsed.takeError();
+      policy = std::move(*parsed);
+      return Error::success();
+    });
+  }
+
+  /// The policy that the options for formats stand for.
+  Error makePolicy() {
+    policy = defaultPolicy();
+    Tier &tier = policy.tiers.front();
+    if (!options.expertFormatFile.empty()) {
+      Error error = readText(options.expertFormatFile, [&](StringRef text) -> Error {
+        auto rules = parseExpertFormats(text, options.expertFormatFile);
+        if (!rules)
+          return rules.takeError();
+        tier.pins = std::move(*rules);
+        return Error::success();
+      });
+      if (error)
+        return error;
+    }
+    if (!options.expertFormat.empty()) {
+      auto format = resolveFormat(options.expertFormat);
+      if (!format)
+        return createStringError("--expert-format: " + toString(format.takeError()));
+      tier.pins.push_back({"*", *format, ""});
+    }
+    if (!options.nonExpertFormat.empty()) {
+      auto format = resolveFormat(options.nonExpertFormat);
+      if (!format)
+        return createStringError("--non-expert-format: " + toString(format.takeError()));
+      tier.nonExpertFormat = *format;
+    }
     return Error::success();
   }
 
@@ -153,7 +214,11 @@ private:
       for (const PinRule &pin : tier.pins)
         rules.push_back(rule(pin.experts, pin.format, pin.residency));
       rules.push_back(rule("*", "bf16", "host"));
-      builder.create<moe::TierOp>(builder.getUnknownLoc(), tier.name, builder.getArrayAttr(rules));
+      mlir::StringAttr nonExperts;
+      if (!tier.nonExpertFormat.empty() && tier.nonExpertFormat != "bf16")
+        nonExperts = builder.getStringAttr(tier.nonExpertFormat);
+      builder.create<moe::TierOp>(builder.getUnknownLoc(), tier.name, builder.getArrayAttr(rules),
+                                  nonExperts);
     }
   }
 
@@ -207,28 +272,52 @@ private:
       auto library = compileKernels(kernels, target);
       if (!library)
         return library.takeError();
+      // With check-kernel-formats this is the proof that every (expert, format, target) has code.
+      for (auto [kernel, bytes] : zip_equal(kernels, library->codeBytes))
+        if (bytes == 0)
+          return createStringError("no code for kernel '" + kernel.symbol + "' on " + target.cpu);
       report.targetCpus.push_back(target.cpu);
       libraries.push_back(std::move(*library));
     }
-    Provenance provenance{MOEPLAN_VERSION, LLVM_VERSION_STRING, checkpoint->digest(), policyDigest,
-                          "moeplanc compile --target-cpu=" + join(report.targetCpus, ",")};
-    auto bytes =
-        packArtifact(*module, *checkpoint, libraries, provenance, *output, options.progress);
+    if (checkpointDigest.empty())
+      checkpointDigest = checkpoint->digest();
+    Provenance provenance{MOEPLAN_VERSION,  LLVM_VERSION_STRING,
+                          checkpointDigest, policyDigest,
+                          commandLine(),    statistics ? statistics->digest() : ""};
+    WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
+    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, quantizer, *output,
+                              options.progress);
     if (!bytes)
       return bytes.takeError();
+    report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());
     report.fileBytes = *bytes;
     report.plans = policy.tiers.size();
     report.kernels = kernels.size();
     return report;
   }
 
+  /// What decides the bytes besides files, which have digests of their own.
+  std::string commandLine() const {
+    std::string line = "moeplanc compile --target-cpu=" + join(report.targetCpus, ",");
+    auto add = [&](const char *name, const std::string &value) {
+      if (!value.empty())
+        line.append(" --").append(name).append("=").append(value);
+    };
+    add("expert-format", options.expertFormat);
+    add("non-expert-format", options.nonExpertFormat);
+    add("quantizer", options.quantizer);
+    return line;
+  }
+
   const CompileOptions &options;
   mlir::MLIRContext context;
   Policy policy;
-  std::string policyDigest;
+  std::string policyDigest, checkpointDigest;
+  QuantizerChoice quantizers;
   std::vector<CpuTarget> targets;
   std::optional<AtomicFile> output; ///< the artifact, until it is committed
   std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Statistics> statistics;
   mlir::OwningOpRef<mlir::ModuleOp> module;
   CompileReport report;
 };

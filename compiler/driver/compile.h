@@ -19,8 +19,17 @@ enum class Phase {
 };
 
 struct CompileOptions {
-  std::string checkpoint;              ///< directory
-  std::string policy;                  ///< TOML file; empty: defaultPolicy()
+  std::string checkpoint;       ///< directory
+  std::string policy;           ///< TOML file; empty: one tier `default`, see below
+  std::string expertFormat;     ///< without a policy: of all experts; empty: bf16
+  std::string expertFormatFile; ///< without a policy: rules that come before expertFormat
+  std::string nonExpertFormat;  ///< without a policy: of the other matrices; empty: bf16
+  std::string statistics;       ///< .moestats file; empty: quantise without calibration
+  std::string quantizer;        ///< see QuantizerChoice::parse(); empty: the defaults
+  /// Formats that expert kernels must read besides those that occur, so that weights can be
+  /// swapped.
+  std::vector<std::string> alsoFormats;
+  unsigned threads = 0;                ///< of the quantisers; 0: all cores
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   Phase compileTo = Phase::Artifact;
@@ -36,6 +45,8 @@ struct CompileReport {
   uint64_t fileBytes = 0;
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
+  /// Quantised experts that calibration hardly reached: without their statistics.
+  std::vector<std::string> hardlyReached;
 };
 
 /// Compiles. Errors are single lines for the user; IR is never printed into them.

@@ -35,9 +35,10 @@ public:
     auto plans = buildPlans();
     auto model = buildModel();
     const Provenance &p = in.provenance;
-    auto provenance = fb::CreateProvenance(builder, string(p.compilerVersion),
-                                           string(p.llvmVersion), string(p.checkpointDigest),
-                                           string(p.policyDigest), string(p.commandLine));
+    auto provenance = fb::CreateProvenance(
+        builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
+        string(p.policyDigest), string(p.commandLine),
+        p.statisticsDigest.empty() ? Offset<String>() : string(p.statisticsDigest));
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
                                       /*tokenizer_segment=*/in.packed.size() - 1, provenance),
                    fb::ArtifactIdentifier());

@@ -17,6 +17,7 @@ struct Provenance {
   std::string checkpointDigest; ///< hex
   std::string policyDigest;     ///< hex, empty without a policy
   std::string commandLine;      ///< without paths
+  std::string statisticsDigest; ///< hex, empty without calibration statistics
 };
 
 /// Where a segment lies: see `Extent` in moeplan.fbs.

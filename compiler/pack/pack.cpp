@@ -40,10 +40,10 @@ Expected<PackedSegment> compress(std::string name, PackedSegment::Kind kind,
 class Packer {
 public:
   Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-         const Provenance &provenance, const PackProgress &progress)
+         const Provenance &provenance, WeightQuantizer &quantizer, const PackProgress &progress)
       : module(module), checkpoint(checkpoint), libraries(libraries), provenance(provenance),
-        progress(progress), weights(to_vector(module.getOps<plan::SegmentOp>())),
-        kernels(collectKernels(module)) {}
+        quantizer(quantizer), progress(progress),
+        weights(to_vector(module.getOps<plan::SegmentOp>())), kernels(collectKernels(module)) {}
 
   Expected<uint64_t> run(AtomicFile &file) {
     if (Error error = compressSegments())
@@ -122,6 +122,8 @@ private:
   Error writeWeight(AtomicFile &file, plan::SegmentOp segment, SegmentExtent &extent) {
     const TensorInfo &tensor = checkpoint.tensors().at(segment.getSource().str());
     const FormatInfo &format = *findFormat(std::string_view(segment.getFormat()));
+    if (format.isPacked())
+      return writeQuantized(file, segment, extent, tensor, format);
     const uint8_t *in = checkpoint.bytes(tensor).data();
     const uint64_t elements = tensor.bytes / dtypeBytes(tensor.dtype);
     std::vector<uint8_t> part;
@@ -141,6 +143,24 @@ private:
     extent.checksum = hasher.digest();
     checkpoint.release(tensor);
     return Error::success();
+  }
+
+  Error writeQuantized(AtomicFile &file, plan::SegmentOp segment, SegmentExtent &extent,
+                       const TensorInfo &tensor, const FormatInfo &format) {
+    const TensorView view{tensor.name, tensor.dtype, checkpoint.bytes(tensor).data(),
+                          tensor.shape[0], tensor.shape[1]};
+    std::vector<uint8_t> bytes(segment.getBytes());
+    const StringRef name = segment.getSymName().split('@').first;
+    if (Error error = quantizer.quantize(name, view, format, bytes))
+      return error;
+    checkpoint.release(tensor);
+    Hasher hasher;
+    hasher.update(bytes.data(), bytes.size());
+    extent.checksum = hasher.digest();
+    weightBytesDone += bytes.size();
+    if (progress)
+      progress(weightBytesDone, weightBytes);
+    return file.write(bytes);
   }
 
   /// The header and, with the checksums now known, the metadata.
@@ -169,6 +189,7 @@ private:
   const Checkpoint &checkpoint;
   ArrayRef<KernelLibrary> libraries;
   const Provenance &provenance;
+  WeightQuantizer &quantizer;
   const PackProgress &progress;
   SmallVector<plan::SegmentOp> weights;
   std::vector<KernelSpec> kernels;
@@ -182,7 +203,8 @@ private:
 Expected<uint64_t> moeplan::compiler::packArtifact(mlir::ModuleOp module,
                                                    const Checkpoint &checkpoint,
                                                    ArrayRef<KernelLibrary> libraries,
-                                                   const Provenance &provenance, AtomicFile &file,
+                                                   const Provenance &provenance,
+                                                   WeightQuantizer &quantizer, AtomicFile &file,
                                                    const PackProgress &progress) {
-  return Packer(module, checkpoint, libraries, provenance, progress).run(file);
+  return Packer(module, checkpoint, libraries, provenance, quantizer, progress).run(file);
 }

@@ -1,6 +1,7 @@
 // Writes the artifact.
 #pragma once
 
+#include "compiler/calibrate/weight_quantizer.h"
 #include "compiler/import/checkpoint.h"
 #include "compiler/pack/atomic_file.h"
 #include "compiler/pack/metadata.h"
@@ -17,11 +18,11 @@ namespace moeplan::compiler {
 using PackProgress = std::function<void(uint64_t done, uint64_t total)>;
 
 /// Writes the artifact of a lowered plan module to `file` and commits it. Weights stream from the
-/// checkpoint through the conversion one piece at a time. The bytes depend on the arguments alone.
-/// Returns the size of the file.
+/// checkpoint through the conversion one piece at a time, one whole weight where it is quantised.
+/// The bytes depend on the arguments alone. Returns the size of the file.
 llvm::Expected<uint64_t> packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
                                       llvm::ArrayRef<KernelLibrary> libraries,
-                                      const Provenance &provenance, AtomicFile &file,
-                                      const PackProgress &progress);
+                                      const Provenance &provenance, WeightQuantizer &quantizer,
+                                      AtomicFile &file, const PackProgress &progress);
 
 } // namespace moeplan::compiler

@@ -93,6 +93,18 @@ private:
     return Error::success();
   }
 
+  Error readFormat(const toml::table &table, StringRef key, std::string &out) {
+    if (Error error = readString(table, key, out))
+      return error;
+    if (out.empty())
+      return Error::success();
+    auto format = resolveFormat(out);
+    if (!format)
+      return fail(*table.get(std::string_view(key)), toString(format.takeError()));
+    out = std::move(*format);
+    return Error::success();
+  }
+
   Error readTargets(const toml::node &node, Policy &policy) {
     const toml::table *table = node.as_table();
     if (!table)
@@ -114,7 +126,7 @@ private:
     const toml::table *table = node.as_table();
     if (!table)
       return fail(node, "a tier must be a table");
-    if (Error error = checkKeys(*table, {"name", "pin"}))
+    if (Error error = checkKeys(*table, {"name", "non_expert_format", "pin"}))
       return error;
     Tier tier;
     if (Error error = readString(*table, "name", tier.name))
@@ -127,6 +139,8 @@ private:
       return fail(node, "tier name 'forward' is reserved");
     if (!names.insert(tier.name).second)
       return fail(node, "tier '" + tier.name + "' occurs twice");
+    if (Error error = readFormat(*table, "non_expert_format", tier.nonExpertFormat))
+      return error;
     if (const toml::node *pins = table->get("pin")) {
       Error error = forEach(*pins, "pin", [&](const toml::node &element) -> Error {
         auto pin = readPin(element);
@@ -150,7 +164,7 @@ private:
     PinRule pin;
     if (Error error = readString(*table, "experts", pin.experts))
       return error;
-    if (Error error = readString(*table, "format", pin.format))
+    if (Error error = readFormat(*table, "format", pin.format))
       return error;
     if (Error error = readString(*table, "residency", pin.residency))
       return error;
@@ -158,12 +172,6 @@ private:
       return fail(node, "a pin needs 'experts' and at least one of 'format', 'residency'");
     if (auto glob = GlobPattern::create(pin.experts); !glob)
       return fail(node, "bad pattern '" + pin.experts + "': " + toString(glob.takeError()));
-    if (!pin.format.empty() && !findFormat(std::string_view(pin.format))) {
-      std::string known;
-      for (const FormatInfo &format : kFormats)
-        known += (known.empty() ? "'" : ", '") + std::string(format.name) + "'";
-      return fail(node, "unknown format '" + pin.format + "' (known: " + known + ")");
-    }
     if (!pin.residency.empty() && pin.residency != "host" && pin.residency != "device")
       return fail(node, "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
     if (pin.residency == "device")
@@ -178,7 +186,47 @@ private:
 
 } // namespace
 
-Policy moeplan::compiler::defaultPolicy() { return {{}, {{"default", {}}}}; }
+Policy moeplan::compiler::defaultPolicy() { return {{}, {{"default", {}, ""}}}; }
+
+Expected<std::string> moeplan::compiler::resolveFormat(StringRef name) {
+  // 8 bits lose nothing with a scale per 64; below, the scale per 32 is worth its bits
+  // (examples/tiny-mixtral).
+  if (name == "int8")
+    return "int8g64";
+  if (name == "int4" || name == "int3" || name == "int2")
+    return (name + "g32").str();
+  if (!findFormat(std::string_view(name)))
+    return createStringError("unknown format '" + name + "' (known: " + knownFormats() + ")");
+  return name.str();
+}
+
+Expected<std::vector<PinRule>> moeplan::compiler::parseExpertFormats(StringRef text,
+                                                                     StringRef origin) {
+  std::vector<PinRule> rules;
+  SmallVector<StringRef> lines;
+  text.split(lines, '\n');
+  for (auto [index, line] : enumerate(lines)) {
+    auto fail = [&](const Twine &message) {
+      return createStringError(origin + ":" + Twine(index + 1) + ": " + message);
+    };
+    StringRef content = line.split('#').first.trim();
+    if (content.empty())
+      continue;
+    SmallVector<StringRef> words;
+    SplitString(content, words);
+    if (words.size() != 2)
+      return fail("a pattern and a format expected, as 'layers.3.experts.5.w2 int8g64'");
+    if (auto glob = GlobPattern::create(words[0]); !glob)
+      return fail("bad pattern '" + words[0] + "': " + toString(glob.takeError()));
+    auto format = resolveFormat(words[1]);
+    if (!format)
+      return fail(toString(format.takeError()));
+    rules.push_back({words[0].str(), std::move(*format), ""});
+  }
+  if (rules.empty())
+    return createStringError(origin + ": has no line with a pattern and a format");
+  return rules;
+}
 
 Expected<Policy> moeplan::compiler::parsePolicy(StringRef text, StringRef origin) {
   toml::table root;

@@ -22,6 +22,7 @@ struct PinRule {
 struct Tier {
   std::string name;
   std::vector<PinRule> pins;
+  std::string nonExpertFormat; ///< of the matrices outside the experts; empty: bf16
 };
 
 struct Policy {
@@ -32,9 +33,18 @@ struct Policy {
 /// The policy without a file: one tier `default`, every expert bf16 on the host.
 Policy defaultPolicy();
 
-/// Parses a policy. Keys: `targets.cpu` (a list of CPU names) and `[[tier]]` with `name` and `pin`
-/// (a list of tables with `experts`, `format`, `residency`). Errors are one line with file, line
-/// and column; an unknown key is refused with the nearest valid one.
+/// Parses lines of `PATTERN FORMAT`, as `layers.3.experts.5.w2 int8g64`, into rules; '#' starts a
+/// comment. Errors name file and line.
+llvm::Expected<std::vector<PinRule>> parseExpertFormats(llvm::StringRef text,
+                                                        llvm::StringRef origin);
+
+/// The full name of a format: as it is, or for a bare `int8`, `int4`, `int3`, `int2` that of the
+/// group size that serves best. Fails, naming the known ones, for an unknown format.
+llvm::Expected<std::string> resolveFormat(llvm::StringRef name);
+
+/// Parses a policy. Keys: `targets.cpu` (a list of CPU names) and `[[tier]]` with `name`,
+/// `non_expert_format` and `pin` (a list of tables with `experts`, `format`, `residency`). Errors
+/// are one line with file, line and column; an unknown key is refused with the nearest valid one.
 llvm::Expected<Policy> parsePolicy(llvm::StringRef text, llvm::StringRef origin);
 
 } // namespace moeplan::compiler

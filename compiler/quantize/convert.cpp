@@ -52,6 +52,17 @@ float loadElement(DType dtype, const uint8_t *in, uint64_t index) {
 
 } // namespace
 
+void moeplan::compiler::decodeElements(DType dtype, const uint8_t *in, uint64_t elements,
+                                       float *out) {
+  if (dtype == DType::BF16) { // the usual one, in a form that the host compiler vectorises
+    for (uint64_t i = 0; i < elements; ++i)
+      out[i] = fromBf16(load<uint16_t>(in, i));
+    return;
+  }
+  for (uint64_t i = 0; i < elements; ++i)
+    out[i] = loadElement(dtype, in, i);
+}
+
 void moeplan::compiler::convertElements(DType dtype, const uint8_t *in, uint64_t elements,
                                         const FormatInfo &format, uint8_t *out) {
   const bool same = (dtype == DType::BF16 && format.id == MOEPLAN_FORMAT_BF16) ||

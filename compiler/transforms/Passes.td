@@ -33,7 +33,9 @@ def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
   let options = [
     ListOption<"prefillTokens", "prefill-tokens", "int64_t",
                "max_tokens of each prefill program, ascending (default 64,256)">,
-    Option<"kvFormat", "kv-format", "std::string", "\"f32\"", "format of the KV cache">];
+    Option<"kvFormat", "kv-format", "std::string", "\"f32\"", "format of the KV cache">,
+    ListOption<"alsoFormats", "also-formats", "std::string",
+               "formats that the expert kernels must read besides those that occur">];
   let dependentDialects = ["::moeplan::moe::MoeDialect", "::moeplan::plan::PlanDialect"];
 }
 
@@ -48,6 +50,17 @@ def ScheduleTransfers : Pass<"schedule-transfers", "::mlir::ModuleOp"> {
   let dependentDialects = ["::moeplan::plan::PlanDialect"];
   let statistics = [Statistic<"numCopies", "copies", "copies inserted">,
                     Statistic<"numBarriers", "barriers", "barriers inserted">];
+}
+
+def CheckKernelFormats : Pass<"check-kernel-formats", "::mlir::ModuleOp"> {
+  let summary = "prove that every weight is read by a kernel that was made for its format";
+  let description = [{
+    For each dispatch of each program: an expert table's segments must be in formats of the kernel's
+    `formats` (of w1 and w3 for `experts_gate_up`, of w2 for `experts_down`), any other segment in its
+    `weight_format`, or in f32 where it has none. Changes nothing. Each kernel is compiled for every
+    target, so that this holds for each (expert, format, target).
+  }];
+  let dependentDialects = ["::moeplan::plan::PlanDialect"];
 }
 
 def AssignArena : Pass<"assign-arena", "::mlir::ModuleOp"> {

@@ -109,6 +109,8 @@ struct ApplyPlacementPass : compiler::impl::ApplyPlacementBase<ApplyPlacementPas
       auto placed = cast<func::FuncOp>(builder.clone(*forward));
       placed.setSymName(tier.getSymName());
       placed->setAttr(moe::kTierAttrName, tier.getSymNameAttr());
+      if (StringAttr format = tier.getNonExpertFormatAttr())
+        placed->setAttr(moe::kNonExpertFormatAttrName, format);
       TierRules rules(tier);
       if (failed(placeExperts(placed, rules)) || failed(rules.checkAllMatched()))
         return signalPassFailure();

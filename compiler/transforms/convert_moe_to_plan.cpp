@@ -19,9 +19,8 @@ using namespace moeplan::compiler;
 
 namespace {
 
-/// Everything outside the experts: matrices in bf16, norms and the router's gate, which are small
-/// and sensitive, in float32.
-constexpr StringLiteral kMatrixFormat = "bf16", kVectorFormat = "f32";
+/// Norms and the router's gate are small and sensitive: always float32.
+constexpr StringLiteral kVectorFormat = "f32";
 
 const FormatInfo &format(StringRef name) { return *findFormat(std::string_view(name)); }
 
@@ -52,9 +51,13 @@ LogicalResult checkConvertible(func::FuncOp function) {
 class ModelConverter {
 public:
   ModelConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
-                 const FormatInfo &kvFormat)
-      : module(module), program(module, op), programOp(op), function(function), kvFormat(kvFormat) {
-  }
+                 const FormatInfo &kvFormat, int64_t alsoFormats)
+      : module(module), program(module, op), programOp(op), function(function), kvFormat(kvFormat),
+        alsoFormats(alsoFormats),
+        matrixFormat(
+            function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName)
+                ? function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName).getValue()
+                : StringRef("bf16")) {}
 
   void run() {
     for (Operation &op : function.front())
@@ -100,13 +103,13 @@ private:
 
   void linear(Value x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out, bool accumulate,
               bool logitsRows = false) {
-    const FormatInfo &f = format(kMatrixFormat);
-    int64_t rows = program.rowsPerTile(out, *formatBytes(f, 1, in));
-    Value w = weight(symbol, kMatrixFormat);
+    const FormatInfo &f = format(matrixFormat);
+    int64_t rows = program.rowsPerTile(out, formatRowBytes(f, in));
+    Value w = weight(symbol, matrixFormat);
     program.dispatch("linear",
                      {{"in_features", in},
                       {"out_features", out},
-                      {"format", int64_t(f.id)},
+                      {"weight_format", int64_t(f.id)},
                       {"rows_per_tile", rows},
                       {"accumulate", int64_t(accumulate)},
                       {"max_tokens", singleToken()},
@@ -119,14 +122,16 @@ private:
   int64_t singleToken() const { return program.maxTokens() == 1 ? 1 : 0; }
 
   void convert(moe::EmbeddingOp op) {
-    plan::SegmentOp table = segment(op.getTableAttr(), kMatrixFormat);
+    plan::SegmentOp table = segment(op.getTableAttr(), matrixFormat);
     int64_t width = features(op.getResult());
-    weightBytesPerToken += *formatBytes(format(kMatrixFormat), 1, width);
+    weightBytesPerToken += formatRowBytes(format(matrixFormat), width);
     Value tokens =
         program.resource(plan::ResourceKind::Tokens, 0, program.maxTokens() * sizeof(int32_t));
     Value out = buffers[op.getResult()] = program.activation(width);
     program.dispatch("embedding",
-                     {{"features", width}, {"format", int64_t(format(kMatrixFormat).id)}},
+                     {{"features", width},
+                      {"vocab_size", table.getShape()[0]},
+                      {"weight_format", int64_t(format(matrixFormat).id)}},
                      program.tokenGrid(), {read(tokens), read(program.weight(table)), write(out)});
   }
 
@@ -212,17 +217,18 @@ private:
             .getDimSize(0);
 
     // The formats that occur, as bit sets, and the bytes of an average expert.
-    int64_t upFormats = 0, downFormats = 0, expertBytes = 0, widestUp = 0, widestDown = 0;
+    int64_t upFormats = alsoFormats, downFormats = alsoFormats;
+    int64_t expertBytes = 0, widestUp = 0, widestDown = 0;
     for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>()) {
       moe::PlacementAttr placement = expert.getPlacement();
       for (StringAttr name : {placement.getW1(), placement.getW3()}) {
         upFormats |= 1 << format(name.getValue()).id;
-        widestUp = std::max<int64_t>(widestUp, *formatBytes(format(name.getValue()), 1, hidden));
+        widestUp = std::max<int64_t>(widestUp, formatRowBytes(format(name.getValue()), hidden));
         expertBytes += *formatBytes(format(name.getValue()), intermediate, hidden);
       }
       const FormatInfo &down = format(placement.getW2().getValue());
       downFormats |= 1 << down.id;
-      widestDown = std::max<int64_t>(widestDown, *formatBytes(down, 1, intermediate));
+      widestDown = std::max<int64_t>(widestDown, formatRowBytes(down, intermediate));
       expertBytes += *formatBytes(down, hidden, intermediate);
     }
     weightBytesPerToken += expertBytes * topK / numExperts;
@@ -283,6 +289,8 @@ private:
   plan::ProgramOp programOp;
   func::FuncOp function;
   const FormatInfo &kvFormat;
+  int64_t alsoFormats;    ///< bit set
+  StringRef matrixFormat; ///< of everything outside the experts that is no vector
   llvm::DenseMap<Value, Value> buffers;
   llvm::DenseMap<std::pair<int64_t, int64_t>, Value> ropeTables;
   int64_t weightBytesPerToken = 0;
@@ -299,9 +307,12 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     ModuleOp module = getOperation();
     auto config = module->getAttrOfType<moe::ConfigAttr>(moe::kConfigAttrName);
     const FormatInfo *kv = findFormat(std::string_view(kvFormat.getValue()));
-    if (!config || !kv) {
-      module.emitError() << (config ? "unknown kv-format '" + kvFormat.getValue() + "'"
-                                    : "module has no " + moe::kConfigAttrName.str());
+    if (!config || !kv || kv->isPacked()) {
+      if (!config)
+        module.emitError() << "module has no " << moe::kConfigAttrName;
+      else
+        module.emitError() << (kv ? "a KV cache cannot be of format '" : "unknown kv-format '")
+                           << kvFormat.getValue() << "'";
       return signalPassFailure();
     }
     SmallVector<int64_t> buckets{1};
@@ -314,13 +325,16 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
       return signalPassFailure();
     }
 
+    std::optional<int64_t> also = alsoFormatSet();
+    if (!also)
+      return signalPassFailure();
     ModuleBuilder symbols(module);
     for (auto function : llvm::make_early_inc_range(module.getOps<func::FuncOp>())) {
       if (!function->hasAttr(moe::kTierAttrName)) {
         function.emitError("has no placement: run apply-placement first");
         return signalPassFailure();
       }
-      if (failed(convertFunction(symbols, function, buckets, *kv)))
+      if (failed(convertFunction(symbols, function, buckets, *kv, *also)))
         return signalPassFailure();
     }
     for (auto weight : llvm::make_early_inc_range(module.getOps<moe::WeightOp>()))
@@ -329,8 +343,22 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     module->removeAttr(moe::kConfigAttrName);
   }
 
+  /// `also-formats` as a bit set; nothing, with an error, where one is unknown.
+  std::optional<int64_t> alsoFormatSet() {
+    int64_t set = 0;
+    for (const std::string &name : alsoFormats) {
+      const FormatInfo *info = findFormat(std::string_view(name));
+      if (!info) {
+        getOperation().emitError() << "unknown format '" << name << "' in also-formats";
+        return std::nullopt;
+      }
+      set |= int64_t(1) << info->id;
+    }
+    return set;
+  }
+
   LogicalResult convertFunction(ModuleBuilder &symbols, func::FuncOp function,
-                                ArrayRef<int64_t> buckets, const FormatInfo &kv) {
+                                ArrayRef<int64_t> buckets, const FormatInfo &kv, int64_t also) {
     if (failed(checkConvertible(function)))
       return failure();
     OpBuilder builder(function);
@@ -366,7 +394,7 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
       auto program = builder.create<plan::ProgramOp>(
           function.getLoc(), name, tokens, plan::Memory::Host, IntegerAttr(), IntegerAttr());
       program.getBody().emplaceBlock();
-      ModelConverter(symbols, program, function, kv).run();
+      ModelConverter(symbols, program, function, kv, also).run();
     }
     function.erase();
     return success();

@@ -84,7 +84,8 @@ void ProgramBuilder::copy(Value source, Value target, int64_t bytes) {
 }
 
 int64_t ProgramBuilder::rowsPerTile(int64_t rows, int64_t bytesPerRow) const {
-  constexpr int64_t kTileBytes = 64 << 10, kRowMultiple = 4, kPrefillRows = 16;
+  constexpr int64_t kTileBytes = 64 << 10, kRowMultiple = MOEPLAN_TILE_ROWS, kPrefillRows = 16;
+  static_assert(kPrefillRows % MOEPLAN_TILE_ROWS == 0);
   if (maxTokens() > 1)
     return std::min(rows, kPrefillRows);
   int64_t wanted = std::max(kTileBytes / bytesPerRow / kRowMultiple, int64_t(1)) * kRowMultiple;

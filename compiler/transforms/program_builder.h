@@ -69,7 +69,7 @@ public:
 
   /// Rows of a weight that one tile of a matrix product takes. One token is bound by memory, where
   /// long contiguous reads count: 64 KiB. Many tokens are bound by arithmetic, where enough tiles
-  /// to balance the threads count.
+  /// to balance the threads count. A multiple of the rows of a packed tile, or all.
   int64_t rowsPerTile(int64_t rows, int64_t bytesPerRow) const;
   Grid rowGrid(int64_t rows, int64_t rowsPerTile) const {
     return {(rows + rowsPerTile - 1) / rowsPerTile};

@@ -42,10 +42,8 @@ void MoeDialect::initialize() {
 static LogicalResult verifyFormat(function_ref<InFlightDiagnostic()> emitError, StringAttr format) {
   if (findFormat(std::string_view(format.getValue())))
     return success();
-  auto diagnostic = emitError() << "unknown format '" << format.getValue() << "', known are";
-  for (const FormatInfo &known : kFormats)
-    diagnostic << " '" << StringRef(known.name) << "'";
-  return diagnostic;
+  return emitError() << "unknown format '" << format.getValue() << "', known are "
+                     << knownFormats();
 }
 
 LogicalResult PlacementAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringAttr w1,
@@ -65,6 +63,11 @@ LogicalResult RuleAttr::verify(function_ref<InFlightDiagnostic()> emitError, Str
     return emitError() << "unknown residency '" << residency.getValue()
                        << "', known are 'host' 'device'";
   return format ? verifyFormat(emitError, format) : success();
+}
+
+LogicalResult TierOp::verify() {
+  StringAttr format = getNonExpertFormatAttr();
+  return format ? verifyFormat([&] { return emitOpError("non_experts: "); }, format) : success();
 }
 
 //===--- weights ----------------------------------------------------------------------------===//

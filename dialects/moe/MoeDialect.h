@@ -26,6 +26,9 @@ namespace moeplan::moe {
 inline constexpr llvm::StringLiteral kConfigAttrName = "moe.config";
 /// Function attribute: the tier a placed copy of the model was made for.
 inline constexpr llvm::StringLiteral kTierAttrName = "moe.tier";
+/// Function attribute of a placed copy: the format of its matrices outside the experts, where it is
+/// not bf16.
+inline constexpr llvm::StringLiteral kNonExpertFormatAttrName = "moe.non_expert_format";
 /// Symbol of the imported model before placement.
 inline constexpr llvm::StringLiteral kForwardName = "forward";
 

@@ -46,8 +46,9 @@ def Moe_TierOp : Moe_Op<"tier", [Symbol]> {
   let summary = "a placement to make a plan of, as rules";
   let description = [{
     Of the rules that match an expert or one of its linears, the first that names a format gives the
-    format and the first that names a residency gives the residency. `apply-placement` turns each
-    tier into a placed copy of the model.
+    format and the first that names a residency gives the residency. `non_experts` is the format of
+    the matrices outside the experts, bf16 where it is absent. `apply-placement` turns each tier into
+    a placed copy of the model.
 
     Example:
     ```mlir
@@ -55,8 +56,10 @@ def Moe_TierOp : Moe_Op<"tier", [Symbol]> {
                        #moe.rule<pattern = "*", format = "bf16", residency = "host">]
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, Moe_RuleArrayAttr:$rules);
-  let assemblyFormat = "$sym_name $rules attr-dict";
+  let arguments = (ins SymbolNameAttr:$sym_name, Moe_RuleArrayAttr:$rules,
+                       OptionalAttr<StrAttr>:$non_expert_format);
+  let assemblyFormat = "$sym_name $rules (`non_experts` $non_expert_format^)? attr-dict";
+  let hasVerifier = 1;
 }
 
 def Moe_EmbeddingOp : Moe_WeightUserOp<"embedding", [Pure]> {

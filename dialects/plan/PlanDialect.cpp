@@ -82,8 +82,8 @@ int64_t plan::accessibleBytes(Value buffer) {
       .Case<ResourceOp>([](ResourceOp op) { return op.getBytes(); })
       .Case<plan::WeightOp>([](plan::WeightOp op) {
         // Segments are the module's; the nearest symbol table is the plan's own.
-        auto segment = dyn_cast_or_null<SegmentOp>(SymbolTable::lookupSymbolIn(
-            op->getParentOfType<ModuleOp>(), op.getSegmentAttr()));
+        auto segment = dyn_cast_or_null<SegmentOp>(
+            SymbolTable::lookupSymbolIn(op->getParentOfType<ModuleOp>(), op.getSegmentAttr()));
         return segment ? segment.getBytes() : 0;
       })
       .Default(int64_t(0));
@@ -98,6 +98,8 @@ LogicalResult SegmentOp::verify() {
   if (getShape().empty() || getShape().size() > 2 ||
       llvm::any_of(getShape(), [](int64_t extent) { return extent <= 0; }))
     return emitOpError("needs one or two positive extents");
+  if (format->isPacked() && getShape().size() != 2)
+    return emitOpError() << "a vector cannot be of format '" << getFormat() << "'";
   auto bytes = formatBytes(*format, getShape().size() == 2 ? getShape()[0] : 1, getShape().back());
   if (!bytes || *bytes > uint64_t(std::numeric_limits<int64_t>::max()))
     return emitOpError("has more bytes than 64 bits count");

@@ -17,8 +17,8 @@ INLINE void attend(const float *q, const void *restrict keys, const void *restri
     const int64_t count = end - block < KEY_BLOCK ? end - block : KEY_BLOCK;
     float p[KEY_BLOCK];
     int64_t j = 0;
-    FOR_ROW_BLOCKS(j, count, ROW_TILE_SINGLE,
-                   { dot_tile(kv_format, &q, keys, block + j, head_dim, 1, rows, p + j); });
+    FOR_ROWS(j, count, ROW_TILE_SINGLE,
+             { row_dot_tile(kv_format, &q, keys, block + j, head_dim, 1, rows, p + j); });
     float block_maximum = maximum;
     for (j = 0; j < count; ++j) {
       p[j] *= scale;

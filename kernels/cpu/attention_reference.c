@@ -15,14 +15,16 @@ void moeplan_cpu_attention_reference(MOEPLAN_TILE_RANGE, const float *restrict q
     double maximum = -INFINITY, sum = 0;
     for (int64_t j = first; j <= last; ++j) {
       const double score =
-          reference_dot(kv_format, keys, cache + j, query, head_dim) / sqrt((double)head_dim);
+          reference_dot(kv_format, keys, cache + j + 1, cache + j, query, head_dim) /
+          sqrt((double)head_dim);
       maximum = fmax(maximum, score);
     }
     for (int64_t i = 0; i < head_dim; ++i)
       result[i] = 0;
     for (int64_t j = first; j <= last; ++j) {
       const double p =
-          exp(reference_dot(kv_format, keys, cache + j, query, head_dim) / sqrt((double)head_dim) -
+          exp(reference_dot(kv_format, keys, cache + j + 1, cache + j, query, head_dim) /
+                  sqrt((double)head_dim) -
               maximum);
       sum += p;
       for (int64_t i = 0; i < head_dim; ++i)

@@ -9,18 +9,14 @@
 #ifndef MOEPLAN_KERNELS_CPU_DOT_H
 #define MOEPLAN_KERNELS_CPU_DOT_H
 
-#include "simd.h"
+#include "packed.h"
 
 /* 16 accumulators and the operands beside them need 32 registers; with 16 there is room for 8. */
 enum { TOKEN_TILE = 4, ROW_TILE = MOEPLAN_LANES >= 16 ? 4 : 2, ROW_TILE_SINGLE = 4 };
 
-#define UNROLL _Pragma("clang loop unroll(full)")
-/* For loops over columns: their body fills the pipeline already, and unrolled by the constant of a
- * shape it would only grow. */
-#define ROLLED _Pragma("clang loop unroll(disable) vectorize(disable)")
-
-INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64_t row,
-                     int64_t columns, const int tokens, const int rows, float *out) {
+/* f32 and bf16, whose rows are contiguous. */
+INLINE void row_dot_tile(int64_t format, const float *const *x, const void *w, int64_t row,
+                         int64_t columns, const int tokens, const int rows, float *out) {
   vfloat sum[4 * 4];
   const void *w_row[4];
   UNROLL for (int r = 0; r < rows; ++r) w_row[r] = weight_row(format, w, row + r, columns);
@@ -39,44 +35,105 @@ INLINE void dot_tile(int64_t format, const float *const *x, const void *w, int64
       x[i / rows][k] * load_weight(format, w_row[i % rows], k);
 }
 
-/* What a caller does with a finished block: called with constants `tokens` and `rows`, `out` as
- * above, for tokens `token` .. and weight rows `row` .. */
-#define FOR_ROW_BLOCKS(row, row_end, row_tile, BODY)                                               \
+/* Rows `row` .. row + rows - 1 of a weight of `weight_rows` x `columns`. `format` is a constant,
+ * f32, bf16 or, for all group sizes, the first packed format of its bits; see WITH_FORMAT. */
+#define DOT_TILE(x, w, weight_rows, row, columns, tokens, rows, out)                               \
+  do {                                                                                             \
+    if (format >= MOEPLAN_FORMAT_INT8G32) {                                                        \
+      const packed_weight packed = {w, weight_rows, columns, moeplan_format_bits(format),          \
+                                    group_shift};                                                  \
+      packed_dot_tile(packed, x, row, tokens, out);                                                \
+    } else {                                                                                       \
+      row_dot_tile(format, x, w, row, columns, tokens, rows, out);                                 \
+    }                                                                                              \
+  } while (0)
+
+/* The body says what a caller does with a finished block: it runs with constants `tokens` and
+ * `rows`, `out` as above, for tokens `token` .. and weight rows `row` .. */
+#define FOR_ROWS(row, row_end, row_tile, ...)                                                      \
   do {                                                                                             \
     for (; row + row_tile <= row_end; row += row_tile) {                                           \
       enum { rows = row_tile };                                                                    \
-      BODY                                                                                         \
+      __VA_ARGS__                                                                                  \
     }                                                                                              \
     for (; row < row_end; ++row) {                                                                 \
       enum { rows = 1 };                                                                           \
-      BODY                                                                                         \
+      __VA_ARGS__                                                                                  \
     }                                                                                              \
   } while (0)
 
-#define FOR_TOKEN_BLOCKS(token, token_end, BODY)                                                   \
+/* Covers tokens token_begin .. token_end - 1 times rows row_begin .. row_end - 1 of a weight of the
+ * `format` at hand with blocks: the body runs with constants `tokens` and `rows` for tokens `token`
+ * .. and rows `row` .., of which the first `valid` are wanted: a vector of packed rows may reach
+ * beyond the last. A single token, which is bound by memory, takes more rows at once where rows are
+ * contiguous; packed rows always come as a vector. */
+#define FOR_BLOCKS(token_begin, token_end, row_begin, row_end, ...)                                \
+  do {                                                                                             \
+    if (format >= MOEPLAN_FORMAT_INT8G32) {                                                        \
+      for (int64_t row = row_begin; row < row_end; row += MOEPLAN_LANES) {                         \
+        enum { rows = MOEPLAN_LANES };                                                             \
+        const int64_t valid = row_end - row < rows ? row_end - row : rows;                         \
+        int64_t token = token_begin;                                                               \
+        FOR_TOKENS(token, token_end, __VA_ARGS__);                                                 \
+      }                                                                                            \
+    } else if (token_end - token_begin == 1) {                                                     \
+      const int64_t token = token_begin;                                                           \
+      enum { tokens = 1 };                                                                         \
+      int64_t row = row_begin;                                                                     \
+      FOR_ROWS(row, row_end, ROW_TILE_SINGLE, {                                                    \
+        enum { valid = rows };                                                                     \
+        __VA_ARGS__                                                                                \
+      });                                                                                          \
+    } else {                                                                                       \
+      int64_t row = row_begin;                                                                     \
+      FOR_ROWS(row, row_end, ROW_TILE, {                                                           \
+        enum { valid = rows };                                                                     \
+        int64_t token = token_begin;                                                               \
+        FOR_TOKENS(token, token_end, __VA_ARGS__);                                                 \
+      });                                                                                          \
+    }                                                                                              \
+  } while (0)
+
+#define FOR_TOKENS(token, token_end, ...)                                                          \
   do {                                                                                             \
     for (; token + TOKEN_TILE <= token_end; token += TOKEN_TILE) {                                 \
       enum { tokens = TOKEN_TILE };                                                                \
-      BODY                                                                                         \
+      __VA_ARGS__                                                                                  \
     }                                                                                              \
     for (; token < token_end; ++token) {                                                           \
       enum { tokens = 1 };                                                                         \
-      BODY                                                                                         \
+      __VA_ARGS__                                                                                  \
     }                                                                                              \
   } while (0)
 
-/* Runs BODY with a constant `format`: for each format of the set `formats`, where `actual` is it.
- */
-#define WITH_FORMAT(formats, actual, BODY)                                                         \
+/* Runs a body with a constant `format`: for each format of the set `formats`, where `actual` is it.
+ * Packed formats of the same bits share a body, with `group_shift` as the only difference; where
+ * the set has one of them alone, that is a constant too. */
+#define WITH_FORMAT(formats, actual, ...)                                                          \
   do {                                                                                             \
-    if (((formats) & (1 << MOEPLAN_FORMAT_F32)) && (actual) == MOEPLAN_FORMAT_F32) {               \
-      enum { format = MOEPLAN_FORMAT_F32 };                                                        \
-      BODY                                                                                         \
-    }                                                                                              \
-    if (((formats) & (1 << MOEPLAN_FORMAT_BF16)) && (actual) == MOEPLAN_FORMAT_BF16) {             \
-      enum { format = MOEPLAN_FORMAT_BF16 };                                                       \
-      BODY                                                                                         \
-    }                                                                                              \
+    WITH_ROW_FORMAT(formats, actual, MOEPLAN_FORMAT_F32, __VA_ARGS__);                             \
+    WITH_ROW_FORMAT(formats, actual, MOEPLAN_FORMAT_BF16, __VA_ARGS__);                            \
+    WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT8G32, __VA_ARGS__);                      \
+    WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT4G32, __VA_ARGS__);                      \
+    WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT3G32, __VA_ARGS__);                      \
+    WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT2G32, __VA_ARGS__);                      \
   } while (0)
+
+#define WITH_ROW_FORMAT(formats, actual, candidate, ...)                                           \
+  if (((formats) & (1 << (candidate))) && (actual) == (candidate)) {                               \
+    enum { format = (candidate), group_shift = 0 };                                                \
+    __VA_ARGS__                                                                                    \
+  }
+
+#define WITH_PACKED_FORMAT(formats, actual, first, ...)                                            \
+  if (((formats) & (7 << (first))) && (actual) >= (first) && (actual) < (first) + 3) {             \
+    enum { format = (first) };                                                                     \
+    const int64_t occurring = (formats) >> (first)&7;                                              \
+    const int group_shift = 5 + (occurring == 1   ? 0                                              \
+                                 : occurring == 2 ? 1                                              \
+                                 : occurring == 4 ? 2                                              \
+                                                  : (int)(actual) - (first));                      \
+    __VA_ARGS__                                                                                    \
+  }
 
 #endif

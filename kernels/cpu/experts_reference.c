@@ -13,8 +13,10 @@ void moeplan_cpu_experts_gate_up_reference(MOEPLAN_TILE_RANGE, const float *rest
       for (int64_t n = tile_begin * rows_per_tile;
            n < (int64_t)tile_end * rows_per_tile && n < intermediate; ++n) {
         const float *row = x + (int64_t)slot_token[slot] * features;
-        const double gate = reference_dot(experts[e].w1_format, experts[e].w1, n, row, features);
-        const double up = reference_dot(experts[e].w3_format, experts[e].w3, n, row, features);
+        const double gate =
+            reference_dot(experts[e].w1_format, experts[e].w1, intermediate, n, row, features);
+        const double up =
+            reference_dot(experts[e].w3_format, experts[e].w3, intermediate, n, row, features);
         h[slot * intermediate + n] = (float)(gate / (1 + exp(-gate)) * up);
       }
 }
@@ -33,7 +35,7 @@ void moeplan_cpu_experts_down_reference(
         for (uint32_t slot = expert_begin[e]; slot < expert_begin[e + 1]; ++slot)
           if (slot_token[slot] == t)
             sum +=
-                slot_weight[slot] * reference_dot(experts[e].w2_format, experts[e].w2, n,
+                slot_weight[slot] * reference_dot(experts[e].w2_format, experts[e].w2, features, n,
                                                   h + (int64_t)slot * intermediate, intermediate);
       y[t * features + n] = (float)sum;
     }

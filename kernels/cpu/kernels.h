@@ -9,7 +9,7 @@
  *   int64_t and double           the constants, matched by parameter name
  *
  * Matrices are row-major. T is step->token_count, rows of activations are float32. A constant
- * `max_tokens` of 1 promises T = 1. A weight `w` of `format` is [rows, columns], see formats.h.
+ * `max_tokens` of 1 promises T = 1. A weight of a format is [rows, columns], see kernel_abi.h.
  * `X_reference` has the same parameters, computes the same thing in plain scalar C with double
  * accumulators, and is the oracle of the kernel's tests.
  */
@@ -31,10 +31,11 @@ extern "C" {
   void moeplan_cpu_##name(__VA_ARGS__);                                                            \
   void moeplan_cpu_##name##_reference(__VA_ARGS__);
 
-/* out[t, :] = table[tokens[t], :]; tokens int32 [T] within the table. A tile is a token. */
+/* out[t, :] = table[tokens[t], :]; table [vocab_size, features], tokens int32 [T] within it. A tile
+ * is a token. */
 MOEPLAN_CPU_KERNEL(embedding, MOEPLAN_TILE_RANGE, const int32_t *MOEPLAN_RESTRICT tokens,
                    const void *MOEPLAN_RESTRICT table, float *MOEPLAN_RESTRICT out,
-                   int64_t features, int64_t format)
+                   int64_t features, int64_t vocab_size, int64_t weight_format)
 
 /* out[t, :] = x[t, :] / sqrt(mean(x[t, :]^2) + epsilon) * weight (Zhang and Sennrich, arXiv
  * 1910.07467). weight float32 [features]. With `logits_rows`, only rows from step->logits_begin on.
@@ -44,11 +45,12 @@ MOEPLAN_CPU_KERNEL(rms_norm, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x
                    int64_t features, double epsilon, int64_t logits_rows)
 
 /* y[t, n] = sum_k x[t, k] * w[n, k], added to y where `accumulate`. With `logits_rows`, only rows
- * from step->logits_begin on. A tile is `rows_per_tile` rows of w. */
+ * from step->logits_begin on. A tile is `rows_per_tile` rows of w: of a packed format, a multiple
+ * of 16 or all. */
 MOEPLAN_CPU_KERNEL(linear, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x,
                    const void *MOEPLAN_RESTRICT w, float *MOEPLAN_RESTRICT y, int64_t in_features,
-                   int64_t out_features, int64_t format, int64_t rows_per_tile, int64_t accumulate,
-                   int64_t max_tokens, int64_t logits_rows)
+                   int64_t out_features, int64_t weight_format, int64_t rows_per_tile,
+                   int64_t accumulate, int64_t max_tokens, int64_t logits_rows)
 
 /* rope[t, i] = (cos a, sin a) with a = (position + t) * theta^(-2 i / head_dim), both factors
  * rounded to float32 as Hugging Face does; rope float32 [T, head_dim / 2, 2]. `log_theta` is
@@ -95,7 +97,8 @@ MOEPLAN_CPU_KERNEL(group_by_expert, MOEPLAN_TILE_RANGE, const int32_t *MOEPLAN_R
 /* h[s, n] = silu(w1[n] . x[slot_token[s]]) * (w3[n] . x[slot_token[s]]) for every slot s, with the
  * weights of the slot's expert; x [T, features], h [T * top_k, intermediate]. `formats` is the set
  * (bit f: format f) that occurs in the plan: an expert is read in the format its table row names.
- * A tile is `rows_per_tile` rows of every routed expert. */
+ * A tile is `rows_per_tile` rows of every routed expert: where the set has a packed format, a
+ * multiple of 16 or all. */
 MOEPLAN_CPU_KERNEL(experts_gate_up, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x,
                    const moeplan_expert *MOEPLAN_RESTRICT experts,
                    const uint32_t *MOEPLAN_RESTRICT expert_begin,

@@ -8,8 +8,8 @@ void moeplan_cpu_router(MOEPLAN_TILE_RANGE, const float *restrict x, const float
     const float *row = x + token * features;
     float *score = scores + token * num_experts;
     int64_t expert = 0;
-    FOR_ROW_BLOCKS(expert, num_experts, ROW_TILE_SINGLE, {
-      dot_tile(MOEPLAN_FORMAT_F32, &row, gate, expert, features, 1, rows, score + expert);
+    FOR_ROWS(expert, num_experts, ROW_TILE_SINGLE, {
+      row_dot_tile(MOEPLAN_FORMAT_F32, &row, gate, expert, features, 1, rows, score + expert);
     });
 
     int32_t *id = ids + token * top_k;

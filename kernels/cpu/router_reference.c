@@ -8,7 +8,8 @@ void moeplan_cpu_router_reference(MOEPLAN_TILE_RANGE, const float *restrict x,
   for (uint64_t t = tile_begin; t < tile_end; ++t) {
     float *score = scores + t * num_experts;
     for (int64_t e = 0; e < num_experts; ++e)
-      score[e] = (float)reference_dot(MOEPLAN_FORMAT_F32, gate, e, x + t * features, features);
+      score[e] = (float)reference_dot(MOEPLAN_FORMAT_F32, gate, num_experts, e, x + t * features,
+                                      features);
     /* An expert's rank is the number of experts before it: higher score, or equal and lower id. */
     double sum = 0, maximum = -INFINITY;
     for (int64_t e = 0; e < num_experts; ++e)

@@ -17,9 +17,12 @@
 typedef float vfloat __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint32_t vuint __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint16_t vhalf __attribute__((vector_size(2 * MOEPLAN_LANES)));
+typedef uint8_t vbyte __attribute__((vector_size(MOEPLAN_LANES)));
 /* The same in memory: element-aligned. */
 typedef float vfloat_mem __attribute__((vector_size(4 * MOEPLAN_LANES), aligned(4), may_alias));
+typedef uint32_t vuint_mem __attribute__((vector_size(4 * MOEPLAN_LANES), aligned(4), may_alias));
 typedef uint16_t vhalf_mem __attribute__((vector_size(2 * MOEPLAN_LANES), aligned(2), may_alias));
+typedef uint8_t vbyte_mem __attribute__((vector_size(MOEPLAN_LANES), aligned(1), may_alias));
 
 INLINE vfloat load_f32(const float *p) { return *(const vfloat_mem *)p; }
 INLINE void store_f32(float *p, vfloat v) { *(vfloat_mem *)p = v; }
@@ -44,7 +47,8 @@ INLINE uint16_t f32_to_bf16(float value) {
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* LANES elements of a row of `format`, from column k. `format` is a constant once inlined. */
+/* LANES elements of a row of `format`, f32 or bf16, from column k. `format` is a constant once
+ * inlined. */
 INLINE vfloat load_weights(int64_t format, const void *row, int64_t k) {
   return format == MOEPLAN_FORMAT_BF16 ? load_bf16((const uint16_t *)row + k)
                                        : load_f32((const float *)row + k);

@@ -87,6 +87,19 @@ std::string expertFormats(const fb::Artifact &artifact, const fb::Expert &expert
   return w1 == w3 && w3 == w2 ? w1 : w1 + "/" + w3 + "/" + w2;
 }
 
+/// Bits of a weight of the plan's experts on average, scales and padding included.
+double expertBitsPerWeight(const fb::Artifact &artifact, const fb::Plan &plan) {
+  double bits = 0, weights = 0;
+  for (const fb::Expert *expert : *plan.experts())
+    for (uint32_t index : {expert->w1(), expert->w3(), expert->w2()}) {
+      const fb::Segment &segment = *artifact.segments()->Get(index);
+      bits += 8.0 * static_cast<double>(segment.extent()->bytes());
+      weights += static_cast<double>(segment.shape()->Get(0)) *
+                 static_cast<double>(segment.shape()->Get(1));
+    }
+  return bits / weights;
+}
+
 Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
   std::map<std::string, uint64_t> experts;
   for (const fb::Expert *expert : *plan.experts())
@@ -99,6 +112,7 @@ Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
     programs.push_back(describeProgram(*program));
   return {{"name", plan.name()->str()},
           {"experts", experts},
+          {"expert_bits_per_weight", expertBitsPerWeight(artifact, plan)},
           {"weight_bytes", weightBytes},
           {"programs", programs}};
 }
@@ -164,19 +178,22 @@ std::string inspectArtifact(const Artifact &artifact) {
   for (uint32_t i = 0; i < metadata.segments()->size(); ++i)
     segments.push_back(describeSegment(*metadata.segments()->Get(i), std::move(users[i])));
   const fb::Provenance &provenance = *metadata.provenance();
-  const Json description = {{"format_version", artifact.header().format_version},
-                            {"file_bytes", artifact.fileBytes()},
-                            {"model", describeModel(artifact.model())},
-                            {"plans", plans},
-                            {"kernels", kernels},
-                            {"libraries", libraries},
-                            {"segments", segments},
-                            {"provenance",
-                             {{"compiler_version", provenance.compiler_version()->str()},
-                              {"llvm_version", provenance.llvm_version()->str()},
-                              {"checkpoint_digest", provenance.checkpoint_digest()->str()},
-                              {"policy_digest", provenance.policy_digest()->str()},
-                              {"command_line", provenance.command_line()->str()}}}};
+  const Json description = {
+      {"format_version", artifact.header().format_version},
+      {"file_bytes", artifact.fileBytes()},
+      {"model", describeModel(artifact.model())},
+      {"plans", plans},
+      {"kernels", kernels},
+      {"libraries", libraries},
+      {"segments", segments},
+      {"provenance",
+       {{"compiler_version", provenance.compiler_version()->str()},
+        {"llvm_version", provenance.llvm_version()->str()},
+        {"checkpoint_digest", provenance.checkpoint_digest()->str()},
+        {"policy_digest", provenance.policy_digest()->str()},
+        {"statistics_digest",
+         provenance.statistics_digest() ? provenance.statistics_digest()->str() : std::string()},
+        {"command_line", provenance.command_line()->str()}}}};
   return description.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/artifact/artifact.h"
 
 #include "formats.h"
+#include "runtime/artifact/kernel_formats.h"
 
 #include <algorithm>
 #include <string_view>
@@ -10,6 +11,20 @@
 static_assert(uint16_t(moeplan::fb::Format::f32) == MOEPLAN_FORMAT_F32);
 static_assert(uint16_t(moeplan::fb::Format::bf16) == MOEPLAN_FORMAT_BF16);
 static_assert(uint16_t(moeplan::fb::Format::MAX) == moeplan::kFormats.back().id);
+static_assert(
+    [] {
+      // ... in the order that kernels conclude bits and group sizes from.
+      for (size_t i = 0; i < moeplan::kFormats.size(); ++i) {
+        const moeplan::FormatInfo &format = moeplan::kFormats[i];
+        if (format.id != i + 1 || format.isPacked() != bool(moeplan_format_is_packed(format.id)) ||
+            (format.isPacked() &&
+             (format.bits != uint32_t(moeplan_format_bits(format.id)) ||
+              format.groupSize != uint32_t(moeplan_format_group_size(format.id)))))
+          return false;
+      }
+      return true;
+    }(),
+    "kernel_abi.h and formats.h disagree");
 
 namespace moeplan {
 
@@ -23,7 +38,11 @@ constexpr size_t kMaxNameBytes = 1024;
 using flatbuffers::Offset;
 template <typename T> using Tables = flatbuffers::Vector<Offset<T>>;
 
-bool isEnumerator(fb::Format format) { return findFormat(uint32_t(format)) != nullptr; }
+/// A format without scales: of vectors, and of caches.
+bool isElementFormat(fb::Format format) {
+  const FormatInfo *info = findFormat(uint32_t(format));
+  return info && !info->isPacked();
+}
 
 /// Checks the parts in the order of their dependence and keeps what later parts need.
 class Validator {
@@ -62,7 +81,7 @@ private:
     MOEPLAN_TRY(checkExtent("max_position_embeddings", model.max_position_embeddings(), 1u << 30));
     if (model.num_attention_heads() % model.num_key_value_heads() != 0)
       return corrupt("model: num_attention_heads is no multiple of num_key_value_heads");
-    if (!isEnumerator(model.kv_cache_format()))
+    if (!isElementFormat(model.kv_cache_format()))
       return corrupt("model: unknown kv_cache_format");
     return {};
   }
@@ -110,6 +129,8 @@ private:
     const FormatInfo *format = findFormat(uint32_t(segment.format()));
     if (!format || !segment.shape() || segment.shape()->size() == 0 || segment.shape()->size() > 2)
       return corrupt("is a weight without format or shape");
+    if (format->isPacked() && segment.shape()->size() != 2)
+      return corrupt("is a vector in a format of matrices");
     const uint64_t rows = segment.shape()->size() == 2 ? segment.shape()->Get(0) : 1;
     const auto bytes =
         formatBytes(*format, rows, segment.shape()->Get(segment.shape()->size() - 1));
@@ -134,6 +155,11 @@ private:
         return corrupt("a kernel library is not a code segment");
       if (library->code_bytes()->size() != artifact.kernels()->size())
         return corrupt("a kernel library does not have all kernels");
+      for (uint32_t i = 0; i < library->code_bytes()->size(); ++i)
+        if (library->code_bytes()->Get(i) == 0)
+          return unsupported("the kernel library for " + library->target_cpu()->str() +
+                             " has no code for kernel '" +
+                             artifact.kernels()->Get(i)->symbol()->str() + "'");
     }
     return {};
   }
@@ -176,7 +202,7 @@ private:
       previous = tokens;
       MOEPLAN_TRY(checkProgram(*program).withContext("program '" + program->name()->str() + "'"));
     }
-    return {};
+    return checkKernelFormats(artifact, plan);
   }
 
   Status checkProgram(const fb::Program &program) {

@@ -22,7 +22,7 @@ Status writeAll(int fd, std::span<const std::byte> bytes) {
   return {};
 }
 
-/// dlopen of the bytes by way of `fd`, which is closed.
+/// dlopen of the bytes by way of `fd`, which is closed on failure.
 Result<void *> openThrough(int fd, std::span<const std::byte> elf) {
   if (Status status = writeAll(fd, elf); !status.ok()) {
     close(fd);
@@ -34,9 +34,10 @@ Result<void *> openThrough(int fd, std::span<const std::byte> elf) {
   Status failure = handle ? Status()
                           : unsupported(std::string("cannot load kernels: ") +
                                         (reason ? reason : "unknown reason"));
-  close(fd);
-  if (!handle)
+  if (!handle) {
+    close(fd);
     return failure;
+  }
   return handle;
 }
 
@@ -44,18 +45,20 @@ Result<void *> openThrough(int fd, std::span<const std::byte> elf) {
 
 Result<std::unique_ptr<KernelModule>> KernelModule::load(std::span<const std::byte> elf) {
   Result<void *> handle = unsupported("cannot load kernels: no memfd");
-  if (const int fd = memfd_create("moeplan-kernels", MFD_CLOEXEC); fd >= 0)
+  int fd = memfd_create("moeplan-kernels", MFD_CLOEXEC);
+  if (fd >= 0)
     handle = openThrough(fd, elf);
   if (!handle.ok()) {
     char path[] = "/tmp/moeplan-kernels-XXXXXX";
-    if (const int fd = mkstemp(path); fd >= 0) {
+    fd = mkstemp(path);
+    if (fd >= 0) {
       unlink(path);
       handle = openThrough(fd, elf);
     }
   }
   if (!handle.ok())
     return std::move(handle).status();
-  std::unique_ptr<KernelModule> module(new KernelModule(handle.value()));
+  std::unique_ptr<KernelModule> module(new KernelModule(handle.value(), fd));
   const auto *version =
       static_cast<const uint32_t *>(dlsym(module->handle_, MOEPLAN_KERNEL_ABI_SYMBOL));
   if (!version)
@@ -66,7 +69,10 @@ Result<std::unique_ptr<KernelModule>> KernelModule::load(std::span<const std::by
   return module;
 }
 
-KernelModule::~KernelModule() { dlclose(handle_); }
+KernelModule::~KernelModule() {
+  dlclose(handle_);
+  close(fd_);
+}
 
 Result<moeplan_kernel_fn> KernelModule::kernel(const std::string &symbol) const {
   void *address = dlsym(handle_, symbol.c_str());

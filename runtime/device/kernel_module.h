@@ -25,8 +25,11 @@ public:
   Result<moeplan_kernel_fn> kernel(const std::string &symbol) const;
 
 private:
-  explicit KernelModule(void *handle) : handle_(handle) {}
+  KernelModule(void *handle, int fd) : handle_(handle), fd_(fd) {}
   void *handle_;
+  /// Open as long as the module: the loader knows a library by the path it was opened through, which
+  /// is this descriptor's, and would take another one behind the same number for this one.
+  int fd_;
 };
 
 } // namespace moeplan

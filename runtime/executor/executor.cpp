@@ -66,15 +66,16 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
       const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
       for (const fb::Binding *binding : *dispatch->bindings())
         addOperand(*binding);
-      bound.commands_.push_back(
-          {kernels[dispatch->kernel()], firstOperand, dispatch->tiles(), dispatch->per_token(), 0});
+      bound.commands_.push_back({kernels[dispatch->kernel()], firstOperand, dispatch->tiles(),
+                                 dispatch->per_token(), 0, dispatch});
       break;
     }
     case fb::Command::Copy: {
       const auto *copy = program.commands()->GetAs<fb::Copy>(i);
       addOperand(*copy->target());
       addOperand(*copy->source());
-      bound.commands_.push_back({nullptr, firstOperand, 1, false, copy->source()->bytes()});
+      bound.commands_.push_back(
+          {nullptr, firstOperand, 1, false, copy->source()->bytes(), nullptr});
       break;
     }
     default:
@@ -100,7 +101,8 @@ void BoundProgram::runChunk(const void *context, uint32_t index) {
     std::memcpy(operands[0], operands[1], command.copyBytes);
 }
 
-void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits) {
+void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits,
+                       DispatchObserver *observer) {
   // Kernels index logits by the row in the chunk; rows before logits_begin are never touched, so
   // the base may lie before the buffer. Computed on integers, where that is well-defined.
   const uintptr_t logitsBase = reinterpret_cast<uintptr_t>(logits) -
@@ -122,6 +124,14 @@ void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits
         chunks_.push_back({i, tiles * part / count, tiles * (part + 1) / count});
     }
     pool.run(runChunk, &context, static_cast<uint32_t>(chunks_.size()));
+    if (!observer)
+      continue;
+    for (uint32_t i = phase.begin; i < phase.end; ++i)
+      if (const fb::Dispatch *dispatch = commands_[i].dispatch)
+        observer->afterDispatch(
+            *dispatch,
+            std::span(operands_).subspan(commands_[i].firstOperand, dispatch->bindings()->size()),
+            step);
   }
 }
 

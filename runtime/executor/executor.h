@@ -23,6 +23,16 @@ struct ProgramMemory {
   int32_t *tokens = nullptr;               ///< [max_tokens]
 };
 
+/// Looks on while programs run: how calibration sees activations. Called on the thread that runs
+/// the session, when the phase that has the dispatch has ended and nothing has run since.
+class DispatchObserver {
+public:
+  virtual ~DispatchObserver() = default;
+  /// `operands` are the dispatch's bindings as addresses, in their order.
+  virtual void afterDispatch(const fb::Dispatch &dispatch, std::span<void *const> operands,
+                             const moeplan_step &step) = 0;
+};
+
 /// One program with every operand resolved to an address and every kernel to its code. Built once
 /// per session; running it allocates nothing.
 class BoundProgram {
@@ -35,7 +45,9 @@ public:
 
   /// Runs the program for `step`. Row r of the logits, for step.logits_begin <= r <
   /// step.token_count, goes to logits + (r - step.logits_begin) * vocab_size; no other is touched.
-  void run(ThreadPool &pool, const moeplan_step &step, float *logits);
+  /// `observer` may be null.
+  void run(ThreadPool &pool, const moeplan_step &step, float *logits,
+           DispatchObserver *observer = nullptr);
 
 private:
   /// A dispatch, or a copy where `kernel` is null (operands: target, source).
@@ -45,6 +57,7 @@ private:
     uint32_t tiles;
     bool perToken;
     uint64_t copyBytes;
+    const fb::Dispatch *dispatch; ///< null for a copy
   };
   /// Commands between two barriers; they run side by side.
   struct Phase {

@@ -109,6 +109,26 @@ void Session::fillExpertTable() {
   }
 }
 
+Status Session::replaceExpertWeight(uint32_t layer, uint32_t expert, Linear linear,
+                                    const void *data, fb::Format format) {
+  const fb::Model &model = artifact_.model();
+  if (layer >= model.num_layers() || expert >= model.num_experts())
+    return invalidArgument("there is no expert " + std::to_string(expert) + " in a layer " +
+                           std::to_string(layer));
+  if (!hasKernelsFor(artifact_.metadata(), plan_, layer, linear, format))
+    return unsupported("plan '" + plan_.name()->str() + "' has no kernel for format " +
+                       std::to_string(static_cast<unsigned>(format)) + " in layer " +
+                       std::to_string(layer));
+  moeplan_expert &row = experts_[layer * model.num_experts() + expert];
+  const void *moeplan_expert::*const pointers[] = {&moeplan_expert::w1, &moeplan_expert::w3,
+                                                   &moeplan_expert::w2};
+  uint16_t moeplan_expert::*const formats[] = {
+      &moeplan_expert::w1_format, &moeplan_expert::w3_format, &moeplan_expert::w2_format};
+  row.*pointers[static_cast<int>(linear)] = data;
+  row.*formats[static_cast<int>(linear)] = static_cast<uint16_t>(format);
+  return {};
+}
+
 Status Session::allocate() {
   const fb::Model &model = artifact_.model();
   const FormatInfo &format = *findFormat(uint32_t(model.kv_cache_format()));
@@ -178,7 +198,7 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
     const moeplan_step step{static_cast<uint32_t>(count), static_cast<uint32_t>(skipped), position_,
                             contextLength_};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
-    program.run(pool_, step, logits_.data() + row * vocabSize);
+    program.run(pool_, step, logits_.data() + row * vocabSize, observer_);
     position_ += static_cast<uint32_t>(count);
     done += count;
   }

@@ -3,6 +3,7 @@
 
 #include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
+#include "runtime/artifact/kernel_formats.h"
 #include "runtime/device/kernel_module.h"
 #include "runtime/device/memory.h"
 #include "runtime/device/thread_pool.h"
@@ -43,6 +44,16 @@ public:
   uint64_t weightBytesPerToken() const;
   void reset() { position_ = 0; }
 
+  // For the compiler's calibration; not in the C API.
+
+  /// Borrowed; null: none.
+  void setObserver(DispatchObserver *observer) { observer_ = observer; }
+  /// Puts another weight into the expert table, until it is replaced again. `data` is borrowed and
+  /// holds the linear's shape in `format`. Errors: MOEPLAN_UNSUPPORTED where a kernel of the plan
+  /// cannot read the format; the table is then as before.
+  Status replaceExpertWeight(uint32_t layer, uint32_t expert, Linear linear, const void *data,
+                             fb::Format format);
+
 private:
   Session(const Artifact &artifact, const fb::Plan &plan, uint32_t contextLength, uint32_t threads)
       : artifact_(artifact), plan_(plan), contextLength_(contextLength), pool_(threads) {}
@@ -66,6 +77,7 @@ private:
   std::vector<BoundProgram> programs_; ///< ascending max_tokens
   std::vector<float> logits_;
   size_t logitsCount_ = 0;
+  DispatchObserver *observer_ = nullptr;
 };
 
 } // namespace moeplan

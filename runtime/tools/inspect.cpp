@@ -101,7 +101,8 @@ std::string printPlans(const Json &plans) {
     for (const auto &[placement, count] : plan.at("experts").items())
       experts += (experts.empty() ? "" : ", ") + plain(count) + " " + placement;
     text += "  " + plain(plan.at("name")) + ": " + bytesOf(plan.at("weight_bytes")) +
-            " of weights; experts: " + experts + "\n";
+            " of weights; experts: " + experts + ", " +
+            formatRate(plan.at("expert_bits_per_weight").get<double>()) + " bits per weight\n";
     Table table({"program", ">max tokens", ">arena", ">weights/token", ">dispatches", ">copies",
                  ">barriers"});
     for (const Json &program : plan.at("programs"))

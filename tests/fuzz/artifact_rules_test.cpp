@@ -1,4 +1,5 @@
 // Artifacts that are wrong in one place: one case per rule of runtime/artifact.
+#include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
 #include "tests/support/artifact_builder.h"
 #include "tests/support/files.h"
@@ -99,7 +100,7 @@ TEST(ArtifactRulesTest, Model) {
             "model: num_attention_heads is no multiple of num_key_value_heads");
   EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::Format::none; }),
             "model: unknown kv_cache_format");
-  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::Format(9); }),
+  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::Format::int4g32; }),
             "model: unknown kv_cache_format");
 }
 
@@ -127,9 +128,13 @@ TEST(ArtifactRulesTest, Segments) {
             "segment 'norm': states two sizes");
   EXPECT_EQ(segmentRefusal(D::kNorm, [](auto &s) { s.compression = fb::Compression::zstd; }),
             "segment 'norm': compressed weights");
-  for (auto format : {fb::Format::none, fb::Format(7)})
+  for (auto format : {fb::Format::none, fb::Format(15)})
     EXPECT_EQ(segmentRefusal(D::kNorm, [&](auto &s) { s.format = format; }),
               "segment 'norm': is a weight without format or shape");
+  EXPECT_EQ(segmentRefusal(D::kNorm, [](auto &s) { s.format = fb::Format::int4g64; }),
+            "segment 'norm': is a vector in a format of matrices");
+  EXPECT_EQ(segmentRefusal(D::kUp, [](auto &s) { s.format = fb::Format::int4g64; }),
+            "segment 'up': has 96 bytes, which is not its shape's size");
   EXPECT_EQ(segmentRefusal(D::kNorm, [](auto &s) { s.shape.reset(); }),
             "segment 'norm': is a weight without format or shape");
   EXPECT_EQ(segmentRefusal(D::kNorm, [](auto &s) { s.shape.emplace(); }),
@@ -194,7 +199,7 @@ TEST(ArtifactRulesTest, Plans) {
 /// The refusal of a program with 256 bytes of arena and one kernel of one operand.
 std::string commandRefusal(CommandDraft command) {
   const std::string message = refusal([&](ArtifactDraft &d) {
-    d.kernels = {{"k", 1}};
+    d.kernels = {{"k", 1, "experts_gate_up", {{"formats", 1 << MOEPLAN_FORMAT_F32}}}};
     d.program().arenaBytes = 256;
     d.program().commands = {barrier(), std::move(command)};
   });
@@ -216,6 +221,44 @@ TEST(ArtifactRulesTest, Dispatches) {
   EXPECT_EQ(commandRefusal(unknown), "unknown kind");
   unknown.kind = fb::Command::NONE;
   EXPECT_EQ(commandRefusal(unknown), "unknown kind");
+}
+
+TEST(ArtifactRulesTest, AFormatThatAKernelCannotReadIsRefused) {
+  using D = ArtifactDraft;
+  auto refusalOf = [](KernelDraft kernel, fb::Binding binding) {
+    const std::string message = refusal([&](D &d) {
+      d.kernels = {std::move(kernel)};
+      d.program().commands = {dispatch(0, 1, {binding})};
+    });
+    const std::string where = "plan 'default': program 'decode': ";
+    EXPECT_TRUE(message.empty() || message.starts_with(where)) << message;
+    return message.empty() ? message : message.substr(where.size());
+  };
+  // In the draft w1 and w3 are f32, w2 is bf16.
+  const fb::Binding experts = operand(BindingKind::experts, 1, 0, 0);
+  const int64_t f32 = 1 << MOEPLAN_FORMAT_F32, bf16 = 1 << MOEPLAN_FORMAT_BF16;
+  EXPECT_EQ(refusalOf({"k", 1, "experts_gate_up", {{"formats", f32}}}, experts), "");
+  EXPECT_EQ(refusalOf({"k", 1, "experts_down", {{"formats", bf16}}}, experts), "");
+  EXPECT_EQ(refusalOf({"k", 1, "experts_down", {{"formats", ~bf16}}}, experts),
+            "no kernel for layers.1.experts.0.w2, which is bf16: 'k' cannot read that");
+  EXPECT_EQ(refusalOf({"k", 1, "experts_gate_up", {{"formats", bf16}}}, experts),
+            "no kernel for layers.1.experts.0.w1, which is f32: 'k' cannot read that");
+  EXPECT_EQ(refusalOf({"k", 1, "experts_gate_up"}, experts),
+            "kernel 'k' reads experts in formats that it does not state");
+  EXPECT_EQ(refusalOf({"k", 1, "linear", {{"formats", f32}}}, experts),
+            "kernel 'k' reads experts in formats that it does not state");
+
+  const fb::Binding down = operand(BindingKind::segment, D::kDown, 0, 48);
+  EXPECT_EQ(refusalOf({"k", 1, "linear", {{"weight_format", MOEPLAN_FORMAT_BF16}}}, down), "");
+  EXPECT_EQ(refusalOf({"k", 1, "linear", {{"weight_format", MOEPLAN_FORMAT_INT4G32}}}, down),
+            "kernel 'k' reads int4g32, segment 'down' is bf16");
+  EXPECT_EQ(refusalOf({"k", 1}, down), "kernel 'k' reads f32, segment 'down' is bf16");
+
+  EXPECT_EQ(refusal([](D &d) {
+              d.kernels = {{"k", 1}};
+              d.libraries[0].codeBytes = 0;
+            }),
+            "the kernel library for test has no code for kernel 'k'");
 }
 
 TEST(ArtifactRulesTest, Copies) {

@@ -75,17 +75,22 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
                                          segment.compression, &extents[i], segment.format, shape));
   }
   std::vector<Offset<fb::Kernel>> kernels;
-  for (const KernelDraft &kernel : draft.kernels)
-    kernels.push_back(fb::CreateKernel(builder, string(kernel.symbol), string("test"),
-                                       builder.CreateVector(std::vector<Offset<fb::Constant>>{}),
-                                       kernel.bindingCount));
+  for (const KernelDraft &kernel : draft.kernels) {
+    std::vector<Offset<fb::Constant>> constants;
+    for (const auto &[name, value] : kernel.constants)
+      constants.push_back(fb::CreateConstant(builder, string(name), false, value));
+    kernels.push_back(fb::CreateKernel(builder, string(kernel.symbol),
+                                       string(kernel.implementation),
+                                       builder.CreateVector(constants), kernel.bindingCount));
+  }
   std::vector<Offset<fb::KernelLibrary>> libraries;
   for (const LibraryDraft &library : draft.libraries)
     libraries.push_back(
         fb::CreateKernelLibrary(builder, string("test"), string("x86_64-pc-linux-gnu"),
                                 builder.CreateVectorOfStrings(library.features), library.segment,
                                 builder.CreateVector(std::vector<uint32_t>(
-                                    library.kernels.value_or(draft.kernels.size()), 1))));
+                                    library.kernels.value_or(draft.kernels.size()),
+                                    library.codeBytes))));
   std::vector<Offset<fb::Plan>> plans;
   for (const PlanDraft &plan : draft.plans) {
     std::vector<Offset<fb::Program>> programs;

@@ -32,12 +32,15 @@ struct SegmentDraft {
 struct KernelDraft {
   std::string symbol;
   uint32_t bindingCount = 0;
+  std::string implementation = "test";
+  std::vector<std::pair<std::string, int64_t>> constants = {};
 };
 
 struct LibraryDraft {
   std::vector<std::string> features;
   uint32_t segment = 0;
   std::optional<uint32_t> kernels; ///< entries of code_bytes; absent: as many as there are kernels
+  uint32_t codeBytes = 1;          ///< each of these entries
 };
 
 /// A dispatch, a copy (bindings: source, target) or a barrier.

@@ -3,7 +3,7 @@
 
 //===--- attributes -------------------------------------------------------------------------===//
 
-// expected-error @+1 {{unknown format 'int9', known are 'f32' 'bf16'}}
+// expected-error @+1 {{unknown format 'int9', known are 'f32', 'bf16', 'int8g32', }}
 module attributes {test.value = #moe.placement<w1 = "bf16", w3 = "int9", w2 = "bf16", residency = host>} {}
 
 // -----
@@ -16,6 +16,11 @@ module attributes {test.value = #moe.placement<w1 = "bf16", w3 = "bf16", w2 = "b
 
 // expected-error @+1 {{unknown format 'fp16', known are}}
 moe.tier @t [#moe.rule<pattern = "*", format = "fp16">]
+
+// -----
+
+// expected-error @+1 {{'moe.tier' op non_experts: unknown format 'int8', known are}}
+moe.tier @t [#moe.rule<pattern = "*", format = "bf16", residency = "host">] non_experts "int8"
 
 // -----
 

@@ -29,6 +29,9 @@ moe.weight @down : tensor<16x24xbf16> source "down" in "model-00002-of-00002.saf
 moe.weight @output : tensor<32x16xbf16> source "lm_head.weight" in "model-00002-of-00002.safetensors" at 2176
 
 // A rule may leave a field to later rules.
+// CHECK: moe.tier @small [#moe.rule<pattern = "*", format = "int4g64", residency = "host">] non_experts "int8g64"
+moe.tier @small [#moe.rule<pattern = "*", format = "int4g64", residency = "host">] non_experts "int8g64"
+
 // CHECK: moe.tier @quality [#moe.rule<pattern = "layers.0.experts.*.w2", format = "f32">, #moe.rule<pattern = "*", format = "bf16", residency = "host">]
 moe.tier @quality [#moe.rule<pattern = "layers.0.experts.*.w2", format = "f32">,
                    #moe.rule<pattern = "*", format = "bf16", residency = "host">]

@@ -8,6 +8,11 @@ plan.segment @s source "s" format "int9" shape [16]
 
 // -----
 
+// expected-error @+1 {{a vector cannot be of format 'int8g32'}}
+plan.segment @s source "s" format "int8g32" shape [64]
+
+// -----
+
 // expected-error @+1 {{needs one or two positive extents}}
 plan.segment @s source "s" format "f32" shape []
 

@@ -4,6 +4,10 @@
 // BUCKETS: error: prefill-tokens must ascend and exceed 1
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=kv-format=int9 2>&1 | FileCheck %s --check-prefix=KV
 // KV: error: unknown kv-format 'int9'
+// RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=kv-format=int4g32 2>&1 | FileCheck %s --check-prefix=SCALES
+// SCALES: error: a KV cache cannot be of format 'int4g32'
+// RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=also-formats=int4g32,int9 2>&1 | FileCheck %s --check-prefix=ALSO
+// ALSO: error: unknown format 'int9' in also-formats
 
 // expected-error @+1 {{module has no moe.config}}
 module {

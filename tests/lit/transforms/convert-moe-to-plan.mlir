@@ -2,6 +2,12 @@
 // one kernel per distinct (implementation, constants) and one segment per distinct (weight, format).
 // RUN: moeplan-opt %s --convert-moe-to-plan=prefill-tokens=4 | FileCheck %s
 // RUN: moeplan-opt %s --convert-moe-to-plan | FileCheck %s --check-prefix=BUCKETS
+// With also-formats the expert kernels read these besides: bit 6 (int4g32) and bit 13 (int2g64) make
+// 8256 of the sets {bf16} = 4 and {f32, bf16} = 6.
+// RUN: moeplan-opt %s --convert-moe-to-plan=also-formats=int4g32,int2g64 | FileCheck %s --check-prefix=ALSO
+// ALSO-DAG: plan.kernel @experts_gate_up_{{.*}} implements "experts_gate_up" {{.*}}formats = 8260 : i64
+// ALSO-DAG: plan.kernel @experts_down_{{.*}} implements "experts_down" {{.*}}formats = 8262 : i64
+
 // RUN: moeplan-opt %s --convert-moe-to-plan=kv-format=bf16 | FileCheck %s --check-prefix=KV
 
 // The configuration becomes what a session must know; what belongs to the compiler is gone.
@@ -36,7 +42,7 @@ moe.weight @down : tensor<16x24xbf16> source "down" in "model.safetensors" at 26
 // CHECK-NEXT:   %[[TOKENS:.*]] = plan.resource tokens 0 bytes 4 : <host>
 // CHECK-NEXT:   %[[X:.*]] = plan.alloc 64 : <host>
 // CHECK-NEXT:   %[[TABLE:.*]] = plan.weight @"embedding@bf16" : <host>
-// CHECK-NEXT:   plan.dispatch @embedding_16_2 tiles 1 per_token (read %[[TOKENS]], read %[[TABLE]], write %[[X]])
+// CHECK-NEXT:   plan.dispatch @embedding_16_32_2 tiles 1 per_token (read %[[TOKENS]], read %[[TABLE]], write %[[X]])
 // CHECK-NEXT:   %[[NORM:.*]] = plan.weight @"norm@f32" : <host>
 // CHECK-NEXT:   %[[Y:.*]] = plan.alloc 64 : <host>
 // CHECK-NEXT:   plan.dispatch @rms_norm_16_1 tiles 1 per_token (read %[[X]], read %[[NORM]], write %[[Y]])
@@ -60,7 +66,7 @@ func.func private @embedding_and_logits(%tokens: tensor<?xi32>) -> tensor<?x32xf
 // The residual is not used behind the attention, so that its buffer takes the sum in place.
 // CHECK-LABEL: plan.plan @attention_in_place {
 // CHECK-NEXT: plan.program @decode
-// CHECK:        plan.dispatch @embedding_16_2 {{.*}} write %[[X:[0-9]+]])
+// CHECK:        plan.dispatch @embedding_16_32_2 {{.*}} write %[[X:[0-9]+]])
 // CHECK:        plan.dispatch @rope_table_8 tiles 1 per_token (write %[[ROPE:[0-9]+]])
 // CHECK:        plan.dispatch @linear_{{.*}} (read %[[X]], read %{{.*}}, write %[[Q:[0-9]+]])
 // CHECK:        plan.dispatch @linear_{{.*}} (read %[[X]], read %{{.*}}, write %[[K:[0-9]+]])
@@ -82,7 +88,7 @@ func.func private @attention_in_place(%tokens: tensor<?xi32>) -> tensor<?x16xf32
 // Here the residual is used again: the sum goes into a copy of it.
 // CHECK-LABEL: plan.plan @residual_used_later {
 // CHECK-NEXT: plan.program @decode
-// CHECK:        plan.dispatch @embedding_16_2 {{.*}} write %[[X:[0-9]+]])
+// CHECK:        plan.dispatch @embedding_16_32_2 {{.*}} write %[[X:[0-9]+]])
 // CHECK:        plan.dispatch @attention_2_1_8_{{.*}} write %[[ATTENDED:[0-9]+]])
 // CHECK:        plan.copy %[[X]] to %[[COPY:.*]] bytes 64 : <host> to <host>
 // CHECK:        plan.dispatch @linear_{{.*}} (read %[[ATTENDED]], read %{{.*}}, read_write %[[COPY]])
@@ -136,6 +142,30 @@ func.func private @mixed_formats(%tokens: tensor<?xi32>) -> tensor<?x16xf32>
             placement = #moe.placement<w1 = "bf16", w3 = "bf16", w2 = "f32", residency = device>>]
          : tensor<?x16xf32>, tensor<?x1xi32>, tensor<?x1xf32>
   return %y : tensor<?x16xf32>
+}
+
+// Packed formats: the matrices outside the experts have the function's own. Norms stay f32. A tile has
+// a multiple of 16 rows, or all of them.
+// CHECK-LABEL: plan.plan @packed_formats {
+// CHECK-NEXT: plan.expert_table 0 [#plan.expert<w1 = @"up@int4g32", w3 = @"up@int3g64", w2 = @"down@int2g128", residency = host>]
+// CHECK:        plan.dispatch @embedding_16_32_4 tiles 1 per_token (read %{{.*}}, read %{{.*}}, write %{{.*}})
+// CHECK:        plan.dispatch @experts_gate_up_16_24_1_1088_24
+// CHECK:        plan.dispatch @experts_down_16_24_1_16384_16_0
+// CHECK:        plan.weight @"norm@f32"
+// CHECK:        plan.weight @"embedding@int8g64"
+// CHECK:      plan.program @prefill_4
+// CHECK:        plan.dispatch @experts_gate_up_16_24_1_1088_16 tiles 2
+func.func private @packed_formats(%tokens: tensor<?xi32>) -> tensor<?x32xf32>
+    attributes {moe.tier = "packed_formats", moe.non_expert_format = "int8g64"} {
+  %x = moe.embedding %tokens, @embedding : tensor<?xi32> -> tensor<?x16xf32>
+  %ids, %weights = moe.router %x, @gate : tensor<?x16xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
+  %y = moe.experts %x, %ids, %weights layer 0
+         [#moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int3g64", w2 = "int2g128", residency = host>>]
+         : tensor<?x16xf32>, tensor<?x1xi32>, tensor<?x1xf32>
+  %n = moe.rms_norm %y, @norm epsilon 1.0e-05 : tensor<?x16xf32>
+  %logits = moe.logits %n, @embedding : tensor<?x16xf32> -> tensor<?x32xf32>
+  return %logits : tensor<?x32xf32>
 }
 }
 

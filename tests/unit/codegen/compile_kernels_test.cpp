@@ -13,7 +13,10 @@ CpuTarget baseline() {
 }
 
 KernelSpec embedding() {
-  return {"embed", "embedding", {{"features", int64_t(8)}, {"format", int64_t(1)}}, 3};
+  return {"embed",
+          "embedding",
+          {{"features", int64_t(8)}, {"vocab_size", int64_t(4)}, {"weight_format", int64_t(1)}},
+          3};
 }
 
 KernelSpec rmsNorm() {

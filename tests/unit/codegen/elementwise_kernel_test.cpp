@@ -9,11 +9,13 @@ class ElementwiseKernelTest : public KernelTest {};
 
 TEST_P(ElementwiseKernelTest, EmbeddingCopiesRowsExactly) {
   constexpr int64_t kRows = 50;
-  constexpr moeplan_format kFormats[] = {MOEPLAN_FORMAT_F32, MOEPLAN_FORMAT_BF16};
+  constexpr moeplan_format kFormats[] = {MOEPLAN_FORMAT_F32,     MOEPLAN_FORMAT_BF16,
+                                         MOEPLAN_FORMAT_INT8G64, MOEPLAN_FORMAT_INT4G32,
+                                         MOEPLAN_FORMAT_INT3G32, MOEPLAN_FORMAT_INT2G128};
   std::vector<Constants> all;
   for (int64_t features : kFeatures)
     for (int64_t format : kFormats)
-      all.push_back({{"features", features}, {"format", format}});
+      all.push_back({{"features", features}, {"vocab_size", kRows}, {"weight_format", format}});
   const std::vector<Kernel> kernels = compile("embedding", 3, all);
   size_t next = 0;
   RandomNumbers random(1);
@@ -28,7 +30,7 @@ TEST_P(ElementwiseKernelTest, EmbeddingCopiesRowsExactly) {
         const moeplan_step step{count, 0, 0, 0};
         std::vector<float> expected(size_t(count * features)), actual(expected.size());
         moeplan_cpu_embedding_reference(&step, 0, count, tokens.data(), table.data(),
-                                        expected.data(), features, format);
+                                        expected.data(), features, kRows, format);
         kernel.runInPieces({tokens.data(), const_cast<void *>(table.data()), actual.data()}, step,
                            count);
         EXPECT_EQ(actual, expected) << features << " features, " << count << " tokens";

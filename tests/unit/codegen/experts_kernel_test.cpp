@@ -10,26 +10,33 @@ struct Shape {
 };
 
 constexpr int64_t kF32 = 1 << MOEPLAN_FORMAT_F32, kBf16 = 1 << MOEPLAN_FORMAT_BF16;
+/// All bit widths; two group sizes of one of them.
+constexpr int64_t kLadder = kBf16 | 1 << MOEPLAN_FORMAT_INT8G64 | 1 << MOEPLAN_FORMAT_INT4G32 |
+                            1 << MOEPLAN_FORMAT_INT4G128 | 1 << MOEPLAN_FORMAT_INT3G32 |
+                            1 << MOEPLAN_FORMAT_INT2G64;
+constexpr int64_t kUneven = 1 << MOEPLAN_FORMAT_INT3G64 | 1 << MOEPLAN_FORMAT_INT8G32;
+constexpr int64_t kInt2 = 1 << MOEPLAN_FORMAT_INT2G32;
 
 /// One specialisation; each takes long to compile, so that there are few.
 struct Case {
   Shape shape;
   int64_t formats, accumulate;
 };
-constexpr Case kCases[] = {{{192, 320, 6, 3, 32}, kF32 | kBf16, 1},
-                           {{7, 129, 3, 2, 5}, kF32, 0},
-                           {{129, 7, 2, 1, 64}, kBf16, 0},
-                           {{33, 1, 4, 4, 1}, kBf16, 1}};
+constexpr Case kCases[] = {
+    {{192, 320, 6, 3, 32}, kF32 | kBf16, 1}, {{7, 129, 3, 2, 5}, kF32, 0},
+    {{129, 7, 2, 1, 64}, kBf16, 0},          {{33, 1, 4, 4, 1}, kBf16, 1},
+    {{192, 320, 6, 3, 32}, kLadder, 1},      {{129, 49, 3, 2, 16}, kUneven, 0},
+    {{33, 17, 4, 4, 64}, kInt2, 1}};
 
 /// A layer's experts, in formats drawn from a set, and tokens routed to them.
 struct Layer {
   Layer(Shape shape, int64_t formats, uint32_t tokens, uint64_t seed)
       : shape(shape), tokens(tokens), random(seed) {
-    auto format = [&] {
-      if (formats == (kF32 | kBf16))
-        return random.below(2) ? MOEPLAN_FORMAT_F32 : MOEPLAN_FORMAT_BF16;
-      return formats == kF32 ? MOEPLAN_FORMAT_F32 : MOEPLAN_FORMAT_BF16;
-    };
+    std::vector<moeplan_format> set;
+    for (const FormatInfo &info : kFormats)
+      if (formats >> info.id & 1)
+        set.push_back(info.id);
+    auto format = [&] { return set[random.below(set.size())]; };
     for (int64_t e = 0; e < shape.experts; ++e) {
       w1.emplace_back(random, shape.intermediate, shape.features, format());
       w3.emplace_back(random, shape.intermediate, shape.features, format());

@@ -16,28 +16,46 @@ std::vector<float> RandomNumbers::floats(size_t count) {
 
 Weights::Weights(RandomNumbers &random, int64_t rows, int64_t columns, moeplan_format format)
     : rows(rows), columns(columns), format(format) {
-  for (float value : random.floats(size_t(rows * columns))) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    // The upper half of a float32 is a bf16.
-    const char *begin = reinterpret_cast<const char *>(&bits);
-    if (format == MOEPLAN_FORMAT_BF16)
-      bytes.insert(bytes.end(), begin + 2, begin + 4);
-    else
-      bytes.insert(bytes.end(), begin, begin + 4);
+  const FormatInfo &info = *findFormat(uint32_t(format));
+  const WeightShape shape = this->shape();
+  bytes.resize(*formatBytes(info, shape.rows, shape.columns));
+  const auto elements = size_t(rows * columns);
+  if (!info.isPacked()) {
+    const std::vector<float> values = random.floats(elements);
+    for (size_t i = 0; i < elements; ++i) // the upper half of a float32 is a bf16
+      std::memcpy(bytes.data() + i * info.bits / 8,
+                  reinterpret_cast<const char *>(&values[i]) + 4 - info.bits / 8, info.bits / 8);
+    return;
   }
+  // Any code and zero, and scales from 2^-6 to 2^-3. Padding is not zero: no kernel may use it.
+  std::vector<uint8_t> codes(elements), scales(shape.rows * shape.groups()), zeros(scales.size());
+  for (uint8_t &code : codes)
+    code = uint8_t(random.below(1u << info.bits));
+  for (uint8_t &scale : scales)
+    scale = uint8_t(18 * 8 + random.below(3 * 8));
+  for (uint8_t &zero : zeros)
+    zero = uint8_t(random.below(256));
+  auto *data = reinterpret_cast<uint8_t *>(bytes.data());
+  std::vector<uint8_t> packed(bytes.size()), mask(bytes.size());
+  info.packing->pack(shape, {codes.data(), scales.data(), zeros.data()}, packed.data());
+  // What is padding: what stays zero where every number is all ones.
+  std::fill(codes.begin(), codes.end(), uint8_t((1u << info.bits) - 1));
+  std::fill(scales.begin(), scales.end(), uint8_t(255));
+  std::fill(zeros.begin(), zeros.end(), uint8_t(255));
+  info.packing->pack(shape, {codes.data(), scales.data(), zeros.data()}, mask.data());
+  for (size_t i = 0; i < packed.size(); ++i)
+    data[i] = uint8_t(packed[i] | (random.below(256) & ~mask[i]));
+}
+
+WeightShape Weights::shape() const {
+  const FormatInfo &info = *findFormat(uint32_t(format));
+  return {info.bits, info.groupSize, uint64_t(rows), uint64_t(columns)};
 }
 
 float Weights::at(int64_t row, int64_t column) const {
-  const size_t index = size_t(row * columns + column);
-  uint32_t bits = 0;
-  if (format == MOEPLAN_FORMAT_BF16)
-    std::memcpy(reinterpret_cast<char *>(&bits) + 2, bytes.data() + index * 2, 2);
-  else
-    std::memcpy(&bits, bytes.data() + index * 4, 4);
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
+  return findFormat(uint32_t(format))
+      ->packing->at(shape(), reinterpret_cast<const uint8_t *>(bytes.data()), uint64_t(row),
+                    uint64_t(column));
 }
 
 void Kernel::runInPieces(std::vector<void *> bindings, const moeplan_step &step,
@@ -85,8 +103,11 @@ double KernelTest::dotBound(const Weights &w, int64_t row, const float *x) const
   for (int64_t k = 0; k < w.columns; ++k)
     sizes += std::abs(double(x[k]) * w.at(row, k));
   // Products round where the CPU has no fused multiply-add. The reference rounds once, to float32.
-  const double roundings = double(w.columns / target.lanes) + std::log2(target.lanes) +
-                           double(w.columns % target.lanes) + 2;
+  double roundings = double(w.columns / target.lanes) + std::log2(target.lanes) +
+                     double(w.columns % target.lanes) + 2;
+  // Packed weights have their rows in the lanes: one chain for even columns, one for odd ones.
+  if (findFormat(uint32_t(w.format))->isPacked())
+    roundings = double((w.columns + 1) / 2) + 3;
   return roundings * kUnitRoundoff * sizes;
 }
 

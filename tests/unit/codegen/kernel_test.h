@@ -4,6 +4,7 @@
 
 #include "compiler/codegen/kernel_library.h"
 #include "cpu/kernels.h"
+#include "formats.h"
 #include "runtime/device/kernel_module.h"
 
 #include <gtest/gtest.h>
@@ -40,7 +41,9 @@ private:
 struct Weights {
   Weights(RandomNumbers &random, int64_t rows, int64_t columns, moeplan_format format);
   const void *data() const { return bytes.data(); }
+  /// By the layout's own scalar code (schemas/packing.h), which no kernel shares.
   float at(int64_t row, int64_t column) const;
+  WeightShape shape() const;
 
   int64_t rows, columns;
   moeplan_format format;

@@ -13,18 +13,35 @@ struct Case {
   moeplan_format format;
   int64_t accumulate;
 };
-constexpr Case kCases[] = {
-    {{1, 1, 1}, MOEPLAN_FORMAT_F32, 0},       {{7, 5, 4}, MOEPLAN_FORMAT_BF16, 1},
-    {{192, 129, 32}, MOEPLAN_FORMAT_BF16, 0}, {{320, 192, 5}, MOEPLAN_FORMAT_F32, 1},
-    {{129, 33, 64}, MOEPLAN_FORMAT_F32, 0},   {{129, 33, 64}, MOEPLAN_FORMAT_BF16, 1},
-    {{33, 7, 3}, MOEPLAN_FORMAT_BF16, 0},     {{64, 16, 16}, MOEPLAN_FORMAT_F32, 1}};
+constexpr Case kCases[] = {{{1, 1, 1}, MOEPLAN_FORMAT_F32, 0},
+                           {{7, 5, 4}, MOEPLAN_FORMAT_BF16, 1},
+                           {{192, 129, 32}, MOEPLAN_FORMAT_BF16, 0},
+                           {{320, 192, 5}, MOEPLAN_FORMAT_F32, 1},
+                           {{129, 33, 64}, MOEPLAN_FORMAT_F32, 0},
+                           {{129, 33, 64}, MOEPLAN_FORMAT_BF16, 1},
+                           {{33, 7, 3}, MOEPLAN_FORMAT_BF16, 0},
+                           {{64, 16, 16}, MOEPLAN_FORMAT_F32, 1},
+                           // Every packed format; rows in tiles of 16 or all at once, columns that
+                           // are no multiple of a block, of a group, or of either.
+                           {{160, 16, 16}, MOEPLAN_FORMAT_INT8G32, 0},
+                           {{200, 20, 32}, MOEPLAN_FORMAT_INT8G64, 1},
+                           {{129, 33, 64}, MOEPLAN_FORMAT_INT8G128, 0},
+                           {{192, 129, 32}, MOEPLAN_FORMAT_INT4G32, 0},
+                           {{96, 17, 16}, MOEPLAN_FORMAT_INT4G64, 1},
+                           {{7, 5, 5}, MOEPLAN_FORMAT_INT4G128, 0},
+                           {{129, 33, 48}, MOEPLAN_FORMAT_INT3G32, 1},
+                           {{320, 192, 16}, MOEPLAN_FORMAT_INT3G64, 0},
+                           {{300, 33, 64}, MOEPLAN_FORMAT_INT3G128, 0},
+                           {{33, 7, 7}, MOEPLAN_FORMAT_INT2G32, 0},
+                           {{256, 40, 16}, MOEPLAN_FORMAT_INT2G64, 1},
+                           {{130, 1, 1}, MOEPLAN_FORMAT_INT2G128, 0}};
 
 class LinearKernelTest : public KernelTest {
 protected:
   static Constants constants(Shape shape, int64_t format, int64_t accumulate, int64_t maxTokens,
                              int64_t logitsRows) {
     return {{"in_features", shape.in},  {"out_features", shape.out},
-            {"format", format},         {"rows_per_tile", shape.rowsPerTile},
+            {"weight_format", format},  {"rows_per_tile", shape.rowsPerTile},
             {"accumulate", accumulate}, {"max_tokens", maxTokens},
             {"logits_rows", logitsRows}};
   }
@@ -103,25 +120,26 @@ TEST_P(LinearKernelTest, OnlyRequestedRowsOfLogitsAreTouched) {
 
 TEST_P(LinearKernelTest, ATokensResultDoesNotDependOnItsNeighbours) {
   const Shape shape{129, 33, 64};
-  const std::vector<Kernel> kernels = compile("linear", 3,
-                                              {constants(shape, MOEPLAN_FORMAT_BF16, 0, 0, 0),
-                                               constants(shape, MOEPLAN_FORMAT_BF16, 0, 1, 0)});
-  RandomNumbers random(5);
-  const Weights w(random, shape.out, shape.in, MOEPLAN_FORMAT_BF16);
-  const auto x = random.floats(size_t(9 * shape.in));
-  auto run = [&](const Kernel &kernel, uint32_t first, uint32_t count) {
-    std::vector<float> y(size_t(count * shape.out));
-    kernel.run(
-        {const_cast<float *>(x.data() + first * shape.in), const_cast<void *>(w.data()), y.data()},
-        {count, 0, 0, 0}, 1);
-    return y;
-  };
-  const std::vector<float> together = run(kernels[0], 0, 9);
-  for (uint32_t t = 0; t < 9; ++t) {
-    const std::vector<float> row(together.begin() + t * shape.out,
-                                 together.begin() + (t + 1) * shape.out);
-    EXPECT_EQ(run(kernels[0], t, 1), row) << "token " << t;
-    EXPECT_EQ(run(kernels[1], t, 1), row) << "token " << t;
+  for (moeplan_format format : {MOEPLAN_FORMAT_BF16, MOEPLAN_FORMAT_INT4G32}) {
+    const std::vector<Kernel> kernels = compile(
+        "linear", 3, {constants(shape, format, 0, 0, 0), constants(shape, format, 0, 1, 0)});
+    RandomNumbers random(5);
+    const Weights w(random, shape.out, shape.in, format);
+    const auto x = random.floats(size_t(9 * shape.in));
+    auto run = [&](const Kernel &kernel, uint32_t first, uint32_t count) {
+      std::vector<float> y(size_t(count * shape.out));
+      kernel.run({const_cast<float *>(x.data() + first * shape.in), const_cast<void *>(w.data()),
+                  y.data()},
+                 {count, 0, 0, 0}, 1);
+      return y;
+    };
+    const std::vector<float> together = run(kernels[0], 0, 9);
+    for (uint32_t t = 0; t < 9; ++t) {
+      const std::vector<float> row(together.begin() + t * shape.out,
+                                   together.begin() + (t + 1) * shape.out);
+      EXPECT_EQ(run(kernels[0], t, 1), row) << "token " << t;
+      EXPECT_EQ(run(kernels[1], t, 1), row) << "token " << t;
+    }
   }
 }
 

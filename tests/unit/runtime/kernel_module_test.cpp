@@ -43,6 +43,14 @@ TEST(KernelModuleTest, LibrariesAreIndependent) {
   EXPECT_EQ(out[2], 9u);
 }
 
+TEST(KernelModuleTest, ALibraryIsNeverTakenForOneThatIsLoadedAlready) {
+  auto first = load(library("complete"));
+  ASSERT_TRUE(first.ok());
+  auto other = load(library("other_abi"));
+  ASSERT_FALSE(other.ok());
+  EXPECT_EQ(other.failure().code(), MOEPLAN_UNSUPPORTED);
+}
+
 TEST(KernelModuleTest, AKernelThatIsNotThereIsNamed) {
   auto module = load(library("complete"));
   ASSERT_TRUE(module.ok());
@@ -56,7 +64,8 @@ TEST(KernelModuleTest, AnotherAbiVersionIsRefused) {
   auto module = load(library("other_abi"));
   ASSERT_FALSE(module.ok());
   EXPECT_EQ(module.failure().code(), MOEPLAN_UNSUPPORTED);
-  EXPECT_EQ(module.failure().message(), "kernel library has ABI version 2, this runtime needs 1");
+  EXPECT_EQ(module.failure().message(), "kernel library has ABI version " + std::to_string(MOEPLAN_KERNEL_ABI_VERSION + 1) +
+                ", this runtime needs " + std::to_string(MOEPLAN_KERNEL_ABI_VERSION));
 }
 
 TEST(KernelModuleTest, ALibraryWithoutAbiVersionIsRefused) {

@@ -1,0 +1,168 @@
+#include "compiler/calibrate/moments.h"
+
+#include "compiler/quantize/lanes.h"
+
+#include <algorithm>
+#include <cstring>
+
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+uint64_t padded(uint64_t columns) { return (columns + kLanes - 1) / kLanes * kLanes; }
+
+/// Rows of the triangle that are computed together: each load of a vector serves all of them.
+constexpr uint64_t kRowTile = 4;
+
+/// sums[i][j] += sum_t x[t][i] x[t][j] for j <= i, x [count][stride] from a block's first column
+/// on.
+MOEPLAN_MULTIVERSION void addOuterProducts(const float *x, uint64_t stride, uint64_t count,
+                                           uint64_t size, float *sums) {
+  const uint64_t width = (size + kLanes - 1) / kLanes * kLanes;
+  for (uint64_t i = 0; i < size; i += kRowTile) {
+    const uint64_t rows = std::min(kRowTile, size - i);
+    for (uint64_t j = 0; j <= i + rows - 1; j += kLanes) {
+      Lanes sum[kRowTile] = {};
+      for (uint64_t t = 0; t < count; ++t) {
+        const float *vector = x + t * stride;
+        Lanes columns;
+        std::memcpy(&columns, vector + j, sizeof(columns));
+        for (uint64_t r = 0; r < kRowTile; ++r)
+          sum[r] += columns * vector[i + (r < rows ? r : 0)];
+      }
+      for (uint64_t r = 0; r < rows; ++r) {
+        Lanes before;
+        std::memcpy(&before, sums + (i + r) * width + j, sizeof(before));
+        before += sum[r];
+        std::memcpy(sums + (i + r) * width + j, &before, sizeof(before));
+      }
+    }
+  }
+}
+
+} // namespace
+
+MomentSum::MomentSum(uint64_t columns, uint64_t block)
+    : columns_(columns), block_(block), sums_(bytes(columns, block) / sizeof(float)) {}
+
+uint64_t MomentSum::bytes(uint64_t columns, uint64_t block) {
+  if (block == 1)
+    return columns * sizeof(float);
+  return (columns + block - 1) / block * block * padded(block) * sizeof(float);
+}
+
+void MomentSum::add(const float *values, const uint32_t *rows, const float *factors,
+                    uint64_t count) {
+  if (count == 0)
+    return;
+  const uint64_t stride = padded(columns_);
+  std::vector<float> x(count * stride);
+  for (uint64_t t = 0; t < count; ++t) {
+    const float *vector = values + (rows ? rows[t] : t) * columns_;
+    for (uint64_t k = 0; k < columns_; ++k)
+      x[t * stride + k] = vector[k] * factors[t];
+  }
+  if (block_ == 1) {
+    for (uint64_t t = 0; t < count; ++t)
+      for (uint64_t k = 0; k < columns_; ++k)
+        sums_[k] += x[t * stride + k] * x[t * stride + k];
+    return;
+  }
+  const uint64_t blockFloats = block_ * padded(block_);
+  for (uint64_t begin = 0, b = 0; begin < columns_; begin += block_, ++b) {
+    // The last block has the others' row length.
+    const uint64_t size = std::min(block_, columns_ - begin);
+    if (padded(size) == padded(block_)) {
+      addOuterProducts(x.data() + begin, stride, count, size, sums_.data() + b * blockFloats);
+      continue;
+    }
+    std::vector<float> part(size * padded(size));
+    addOuterProducts(x.data() + begin, stride, count, size, part.data());
+    for (uint64_t i = 0; i < size; ++i)
+      for (uint64_t j = 0; j <= i; ++j)
+        sums_[b * blockFloats + i * padded(block_) + j] += part[i * padded(size) + j];
+  }
+}
+
+std::vector<float> MomentSum::triangles() const {
+  if (block_ == 1)
+    return sums_;
+  std::vector<float> out;
+  const uint64_t width = padded(block_);
+  for (uint64_t begin = 0, b = 0; begin < columns_; begin += block_, ++b)
+    for (uint64_t i = 0; i < std::min(block_, columns_ - begin); ++i) {
+      const float *row = sums_.data() + (b * block_ + i) * width;
+      out.insert(out.end(), row, row + i + 1);
+    }
+  return out;
+}
+
+MomentCollector::MomentCollector(const Artifact &artifact, uint64_t inputBlock,
+                                 uint64_t hiddenBlock, llvm::ThreadPoolInterface &threads)
+    : numExperts_(artifact.model().num_experts()), threads_(threads) {
+  for (const fb::Kernel *kernel : *artifact.metadata().kernels()) {
+    const std::string_view name = kernel->implementation()->string_view();
+    kinds_.push_back(name == "group_by_expert"   ? Kind::GroupByExpert
+                     : name == "experts_gate_up" ? Kind::GateUp
+                                                 : Kind::Other);
+  }
+  const fb::Model &model = artifact.model();
+  const uint64_t count = uint64_t(model.num_layers()) * numExperts_;
+  experts_.reserve(count);
+  for (uint64_t i = 0; i < count; ++i)
+    experts_.emplace_back(model.hidden_size(), model.intermediate_size(), inputBlock, hiddenBlock);
+}
+
+void MomentCollector::afterDispatch(const fb::Dispatch &dispatch, std::span<void *const> operands,
+                                    const moeplan_step &) {
+  const Kind kind = kinds_[dispatch.kernel()];
+  if (kind == Kind::Other)
+    return;
+  if (kind == Kind::GroupByExpert) {
+    slotWeight_ = static_cast<const float *>(operands[4]);
+    return;
+  }
+  // experts_gate_up: x, the expert table, expert_begin, slot_token, h. The slots' weights are still
+  // where group_by_expert put them, since the down projection has yet to read them.
+  const auto *x = static_cast<const float *>(operands[0]);
+  const uint32_t layer = dispatch.bindings()->Get(1)->index();
+  const auto *begin = static_cast<const uint32_t *>(operands[2]);
+  const auto *slotToken = static_cast<const uint32_t *>(operands[3]);
+  const auto *h = static_cast<const float *>(operands[4]);
+  llvm::ThreadPoolTaskGroup group(threads_);
+  for (uint32_t e = 0; e < numExperts_; ++e) {
+    const uint32_t first = begin[e], count = begin[e + 1] - first;
+    if (count == 0)
+      continue;
+    Expert &expert = experts_[layer * numExperts_ + e];
+    const float *weights = slotWeight_ + first;
+    expert.tokens += count;
+    for (uint32_t i = 0; i < count; ++i)
+      expert.routingWeight += double(weights[i]);
+    group.async([&expert, x, slotToken, first, weights, count] {
+      expert.input.add(x, slotToken + first, weights, count);
+    });
+    group.async([&expert, h, first, weights, count] {
+      expert.hidden.add(h + first * expert.hidden.columns(), nullptr, weights, count);
+    });
+  }
+  group.wait();
+}
+
+MomentBlocks moeplan::compiler::chooseMomentBlocks(uint64_t hiddenSize, uint64_t intermediateSize,
+                                                   uint64_t experts, uint64_t memoryLimit) {
+  auto fits = [&](MomentBlocks blocks) {
+    return (MomentSum::bytes(hiddenSize, blocks.input) +
+            MomentSum::bytes(intermediateSize, blocks.hidden)) <= memoryLimit / experts;
+  };
+  const MomentBlocks full{hiddenSize, intermediateSize};
+  if (fits(full))
+    return full;
+  for (uint64_t width = 8192; width >= 128; width /= 2) {
+    const MomentBlocks blocks{std::min(width, hiddenSize), std::min(width, intermediateSize)};
+    if (fits(blocks))
+      return blocks;
+  }
+  return {1, 1};
+}

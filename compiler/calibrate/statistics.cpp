@@ -1,0 +1,129 @@
+#include "compiler/calibrate/statistics.h"
+
+#include "formats.h"
+#include "runtime/support/hash.h"
+#include "statistics_header.h"
+
+#include "llvm/ADT/StringExtras.h"
+
+#include <cmath>
+#include <cstring>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+std::optional<ExpertLinear> ExpertLinear::parse(StringRef name) {
+  ExpertLinear result{};
+  if (!name.consume_front("layers.") || name.consumeInteger(10, result.layer) ||
+      !name.consume_front(".experts.") || name.consumeInteger(10, result.expert) ||
+      !name.consume_front("."))
+    return std::nullopt;
+  for (Linear linear : {Linear::w1, Linear::w3, Linear::w2})
+    if (name == kLinearNames[int(linear)]) {
+      result.linear = linear;
+      return result;
+    }
+  return std::nullopt;
+}
+
+std::string ExpertLinear::name() const {
+  return ("layers." + Twine(layer) + ".experts." + Twine(expert) + "." + kLinearNames[int(linear)])
+      .str();
+}
+
+Expected<std::unique_ptr<Statistics>> Statistics::open(StringRef path, StringRef checkpointDigest) {
+  auto file = InputFile::open(path.str());
+  if (!file)
+    return file.takeError();
+  std::unique_ptr<Statistics> statistics(new Statistics());
+  statistics->file_ = std::move(*file);
+  if (Error error = statistics->read(path))
+    return error;
+  const StringRef made = statistics->metadata_->checkpoint_digest()->c_str();
+  if (!checkpointDigest.empty() && made != checkpointDigest)
+    return createStringError(path + ": was made from another checkpoint (digest " + made +
+                             ", this one has " + checkpointDigest +
+                             "); run 'moeplanc calibrate' on this one");
+  return statistics;
+}
+
+Error Statistics::read(StringRef path) {
+  auto corrupt = [&](const Twine &what) { return createStringError(path + ": " + what); };
+  const ArrayRef<uint8_t> bytes = file_.bytes();
+  StatisticsHeader header{};
+  if (bytes.size() < sizeof(header) ||
+      std::memcmp(bytes.data(), kStatisticsMagic, sizeof(kStatisticsMagic)) != 0)
+    return corrupt("not a file of calibration statistics");
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  if (header.file_size != bytes.size() || header.metadata_size > bytes.size() - sizeof(header))
+    return corrupt("is cut short: " + Twine(bytes.size()) + " bytes, " + Twine(header.file_size) +
+                   " were written");
+  Hasher hasher;
+  hasher.update(&header, offsetof(StatisticsHeader, checksum));
+  hasher.update(bytes.data() + sizeof(header), header.metadata_size);
+  if (hasher.digest() != header.checksum)
+    return corrupt("header or metadata is damaged (checksum)");
+
+  const uint8_t *buffer = bytes.data() + sizeof(header);
+  flatbuffers::Verifier verifier(buffer, header.metadata_size);
+  if (!fb::VerifyStatisticsBuffer(verifier))
+    return corrupt("the metadata is no valid FlatBuffer");
+  metadata_ = fb::GetStatistics(buffer);
+  constexpr uint32_t kMaxExtent = 1u << 24; // as in artifacts
+  for (uint32_t extent : {metadata_->hidden_size(), metadata_->intermediate_size(),
+                          metadata_->num_layers(), metadata_->num_experts()})
+    if (extent == 0 || extent > kMaxExtent)
+      return corrupt("states impossible extents");
+  if (metadata_->experts()->size() != uint64_t(metadata_->num_layers()) * metadata_->num_experts())
+    return corrupt("has the wrong number of experts");
+  for (const fb::ExpertStatistics *expert : *metadata_->experts()) {
+    if (!std::isfinite(expert->routing_weight()))
+      return corrupt("holds a routing weight that is no number");
+    Error error = checkMoments(*expert->input(), metadata_->hidden_size());
+    if (!error)
+      error = checkMoments(*expert->hidden(), metadata_->intermediate_size());
+    if (error)
+      return corrupt(toString(std::move(error)));
+  }
+  for (const fb::Sensitivity *s : *metadata_->sensitivities())
+    if (s->layer() >= metadata_->num_layers() || s->expert() >= metadata_->num_experts() ||
+        s->linear() > uint16_t(Linear::w2) || !findFormat(uint32_t(s->format())))
+      return corrupt("has a sensitivity of nothing that exists");
+  return Error::success();
+}
+
+Error Statistics::checkMoments(const fb::Moments &moments, uint64_t columns) const {
+  const uint64_t size = file_.bytes().size();
+  if (moments.block() == 0 || moments.block() > columns ||
+      // Groups of columns must not straddle blocks.
+      (moments.block() != 1 && moments.block() != columns && moments.block() % 128 != 0))
+    return createStringError("has moments in blocks of " + Twine(moments.block()));
+  if (moments.bytes() != momentCount(columns, moments.block()) * sizeof(float) ||
+      moments.offset() % kMomentsAlignment != 0 || moments.offset() > size ||
+      moments.bytes() > size - moments.offset())
+    return createStringError("has moments that lie outside the file");
+  Hasher hasher;
+  hasher.update(file_.bytes().data() + moments.offset(), moments.bytes());
+  if (hasher.digest() != moments.checksum())
+    return createStringError("moments are damaged (checksum)");
+  const auto *values = reinterpret_cast<const float *>(file_.bytes().data() + moments.offset());
+  for (uint64_t i = 0; i < moments.bytes() / sizeof(float); ++i)
+    if (!std::isfinite(values[i]))
+      return createStringError("moments hold a NaN or an infinity");
+  return Error::success();
+}
+
+std::string Statistics::digest() const {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(file_.bytes().data(), file_.bytes().size()));
+  return toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
+}
+
+SecondMoments Statistics::moments(const ExpertLinear &linear) const {
+  const fb::ExpertStatistics &expert = this->expert(linear.layer, linear.expert);
+  const bool down = linear.linear == Linear::w2;
+  const fb::Moments &m = down ? *expert.hidden() : *expert.input();
+  return {down ? metadata_->intermediate_size() : metadata_->hidden_size(), m.block(),
+          reinterpret_cast<const float *>(file_.bytes().data() + m.offset())};
+}

@@ -1,0 +1,129 @@
+#include "compiler/quantize/tensor.h"
+
+#include "compiler/quantize/panel.h"
+
+#include <atomic>
+#include <cmath>
+#include <mutex>
+
+using namespace llvm;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+/// Loads every `stride`-th panel of a weight and gives it to `visit`, on all threads. The first
+/// panel with a number that is none, in the order of the weight, is the error.
+Error forEachPanel(const TensorView &weight, uint64_t stride, ThreadPoolInterface &threads,
+                   function_ref<void(uint64_t index, const Panel &)> visit) {
+  const uint64_t panels = (weight.rows + kLanes - 1) / kLanes;
+  const uint64_t rowBytes = weight.columns * dtypeBytes(weight.dtype);
+  std::atomic<uint64_t> next{0};
+  std::mutex mutex;
+  std::optional<PanelPosition> bad;
+  auto work = [&] {
+    Panel panel(weight.columns);
+    for (uint64_t index; (index = next.fetch_add(stride)) < panels;) {
+      const uint64_t row = index * kLanes, rows = std::min<uint64_t>(kLanes, weight.rows - row);
+      if (auto position = loadPanel(weight.dtype, weight.data + row * rowBytes, rows, panel)) {
+        std::lock_guard lock(mutex);
+        if (!bad || row + position->row < bad->row)
+          bad = {row + position->row, position->column};
+        continue;
+      }
+      visit(index, panel);
+    }
+  };
+  ThreadPoolTaskGroup group(threads);
+  for (unsigned i = 1; i < threads.getMaxConcurrency(); ++i)
+    group.async(work);
+  work();
+  group.wait();
+  if (!bad)
+    return Error::success();
+  return createStringError(weight.name + ": row " + Twine(bad->row) + ", column " +
+                           Twine(bad->column) +
+                           " is NaN or infinite and cannot be quantised; repair the checkpoint, or "
+                           "keep this weight in bf16");
+}
+
+/// e H e^T of each row, for one panel.
+MOEPLAN_MULTIVERSION void quadraticForms(const FactoredHessian &hessian, const Lanes *error,
+                                         double *out) {
+  for (const HessianBlock &block : hessian.blocks()) {
+    const Lanes *e = error + block.begin;
+    for (uint64_t i = 0; i < block.size; ++i) {
+      Lanes sum{};
+      const float *row = block.matrix.data() + i * block.size;
+      for (uint64_t j = 0; j < block.size; ++j)
+        sum += e[j] * row[j];
+      sum *= e[i];
+      for (unsigned r = 0; r < kLanes; ++r)
+        out[r] += double(sum[r]);
+    }
+  }
+}
+MOEPLAN_MULTIVERSION void weightedSquares(const float *importance, const Lanes *error,
+                                          uint64_t columns, double *out) {
+  for (uint64_t k = 0; k < columns; ++k) {
+    const Lanes square = error[k] * error[k] * (importance ? importance[k] : 1.0f);
+    for (unsigned r = 0; r < kLanes; ++r)
+      out[r] += double(square[r]);
+  }
+}
+
+} // namespace
+
+Calibration::Calibration(const SecondMoments &moments, uint64_t tokens)
+    : importance_(diagonalOf(moments)) {
+  if (moments.block > 1)
+    hessian_.emplace(moments, tokens);
+}
+
+Error moeplan::compiler::quantizeTensor(const TensorView &weight, const FormatInfo &format,
+                                        const QuantizerInfo &quantizer,
+                                        const Calibration &calibration,
+                                        MutableArrayRef<uint8_t> out,
+                                        ThreadPoolInterface &threads) {
+  const WeightShape tile{format.bits, format.groupSize, kLanes, weight.columns};
+  const uint64_t codeBytes = tiled::codeBytes(tile);
+  const uint64_t scaleBytes = *formatBytes(format, kLanes, weight.columns) - codeBytes;
+  const WeightShape whole{format.bits, format.groupSize, weight.rows, weight.columns};
+  uint8_t *scales = out.data() + tiled::codeBytes(whole);
+  return forEachPanel(weight, 1, threads, [&](uint64_t index, const Panel &panel) {
+    PanelCodes numbers(format, weight.columns);
+    quantizer.quantize(panel, calibration.input(), numbers);
+    packPanel(numbers, out.data() + index * codeBytes, scales + index * scaleBytes);
+  });
+}
+
+Expected<double>
+moeplan::compiler::quantizationError(const TensorView &weight, const FormatInfo &format,
+                                     const QuantizerInfo &quantizer, const Calibration &calibration,
+                                     ArrayRef<float> rowWeights, uint64_t maxPanels,
+                                     ThreadPoolInterface &threads) {
+  const uint64_t panels = (weight.rows + kLanes - 1) / kLanes;
+  const uint64_t stride = maxPanels ? std::max<uint64_t>(1, panels / maxPanels) : 1;
+  std::vector<double> errors(panels);
+  const QuantizerInput input = calibration.input();
+  Error failed = forEachPanel(weight, stride, threads, [&](uint64_t index, const Panel &panel) {
+    PanelCodes numbers(format, weight.columns);
+    quantizer.quantize(panel, input, numbers);
+    LaneBuffer error(weight.columns);
+    panelError(panel, numbers, error.data());
+    double rows[kLanes] = {};
+    if (input.hessian)
+      quadraticForms(*input.hessian, error.data(), rows);
+    else
+      weightedSquares(input.importance, error.data(), weight.columns, rows);
+    for (uint64_t r = 0, n = index * kLanes; r < kLanes && n < weight.rows; ++r, ++n)
+      errors[index] += rows[r] * (rowWeights.empty() ? 1.0 : double(rowWeights[n]));
+  });
+  if (failed)
+    return failed;
+  double sum = 0;
+  for (double error : errors)
+    sum += error;
+  const uint64_t visited = (panels + stride - 1) / stride;
+  return sum * double(panels) / double(visited);
+}

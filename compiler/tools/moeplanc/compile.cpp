@@ -1,0 +1,149 @@
+// `moeplanc compile`: a checkpoint into an artifact.
+#include "compiler/tools/moeplanc/commands.h"
+
+#include "compiler/driver/compile.h"
+#include "runtime/support/command_line.h"
+#include "runtime/support/progress.h"
+#include "runtime/support/units.h"
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace moeplan::tools {
+namespace {
+
+int runCompile(compiler::CompileOptions &options) {
+  namespace fs = std::filesystem;
+  if (options.output.empty() && options.compileTo == compiler::Phase::Artifact) {
+    // "models/tiny-mixtral/" -> "tiny-mixtral.moeplan" in the current directory.
+    fs::path name = fs::path(options.checkpoint).lexically_normal();
+    if (!name.has_filename())
+      name = name.parent_path();
+    if (!name.has_filename() || name == "." || name == "..") {
+      return reportFailure("moeplanc",
+                           "cannot name the artifact after '" + options.checkpoint + "': use -o",
+                           kExitWrongUsage);
+    }
+    options.output = name.filename().string() + ".moeplan";
+  }
+
+  std::optional<Progress> progress; // begins with the packing, which is what takes long
+  options.progress = [&](uint64_t done, uint64_t total) {
+    if (!progress)
+      progress.emplace("pack", total);
+    progress->update(done);
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  auto report = compiler::compile(options);
+  if (!report) {
+    return reportFailure("moeplanc", llvm::toString(report.takeError()), kExitFailed);
+  }
+  if (options.compileTo != compiler::Phase::Artifact)
+    return kExitDone;
+  if (progress)
+    progress->finish();
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  std::string cpus;
+  for (const std::string &cpu : report->targetCpus)
+    cpus += (cpus.empty() ? "" : ", ") + cpu;
+  std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
+               formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
+               report->kernels, cpus.c_str(), seconds.count());
+  if (!report->hardlyReached.empty()) {
+    std::string names;
+    for (const std::string &name : report->hardlyReached)
+      names += (names.empty() ? "" : ", ") + name;
+    std::fprintf(stderr, "quantised without calibration, which hardly reached them: %s\n",
+                 names.c_str());
+  }
+  return kExitDone;
+}
+
+} // namespace
+
+Command addCompileCommand(CLI::App &app) {
+  auto shared = std::make_shared<compiler::CompileOptions>();
+  compiler::CompileOptions &options = *shared;
+  CLI::App *compile = app.add_subcommand("compile", "compile a checkpoint into an artifact");
+  compile->footer("Example:\n  moeplanc compile models/mixtral-8x7b --target-cpu=x86-64-v3,znver4 "
+                  "-o mixtral.moeplan");
+  compile
+      ->add_option("CHECKPOINT", options.checkpoint,
+                   "Hugging Face directory: config.json, *.safetensors, tokenizer.model")
+      ->required()
+      ->type_name("DIR");
+  CLI::Option *policy = compile
+                            ->add_option("--policy", options.policy,
+                                         "TOML file with targets and tiers (default: one plan "
+                                         "'default', every expert bf16 on the host)")
+                            ->type_name("FILE");
+  compile
+      ->add_option("--expert-format", options.expertFormat,
+                   "format of all experts: bf16, f32, or int8, int4, int3, int2 with a group size "
+                   "of 32, 64 or 128, as int4g64")
+      ->type_name("FORMAT")
+      ->excludes(policy);
+  compile
+      ->add_option("--expert-format-file", options.expertFormatFile,
+                   "lines 'PATTERN FORMAT', as 'layers.3.experts.5.w2 int8g64'; the first match "
+                   "wins, what no line matches has --expert-format")
+      ->type_name("FILE")
+      ->excludes(policy);
+  compile
+      ->add_option("--non-expert-format", options.nonExpertFormat,
+                   "format of the matrices outside the experts (default: bf16)")
+      ->type_name("FORMAT")
+      ->excludes(policy);
+  compile
+      ->add_option("--stats", options.statistics,
+                   "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
+      ->type_name("FILE");
+  compile
+      ->add_option("--quantizer", options.quantizer,
+                   "how codes are chosen: rtn, imatrix, gptq, descent or hqq; or by format, as "
+                   "int2=descent,int4g64=gptq (default: the best for the bits and what is known)")
+      ->type_name("NAME");
+  compile
+      ->add_option("--threads", options.threads, "threads of the quantisers (default: all cores)")
+      ->check(CLI::Range(1u, 1024u).description(""))
+      ->type_name("N");
+  compile
+      ->add_option("-o,--output", options.output,
+                   "file to write (default: CHECKPOINT's name with .moeplan; IR goes to standard "
+                   "output)")
+      ->type_name("FILE");
+  compile
+      ->add_option("--target-cpu", options.targetCpus,
+                   "CPUs to compile kernels for, separated by commas: 'host', 'x86-64-v3', "
+                   "'znver4', ... (default: the policy's, or 'host')")
+      ->delimiter(',')
+      ->allow_extra_args(false) // what follows is the checkpoint
+      ->type_name("CPU,...");
+  static const std::map<std::string, compiler::Phase> phases{
+      {"moe", compiler::Phase::Moe},
+      {"placed", compiler::Phase::Placed},
+      {"plan", compiler::Phase::Plan},
+      {"artifact", compiler::Phase::Artifact}};
+  auto compileTo = std::make_shared<std::string>("artifact");
+  compile->add_option("--compile-to", *compileTo, "stop at a border: moe, placed, plan or artifact")
+      ->capture_default_str()
+      ->check(CLI::IsMember(phases).description(""))
+      ->type_name("PHASE");
+  compile
+      ->add_option("--dump-compilation-phases-to", options.dumpPhasesTo,
+                   "write the IR of each border into this directory")
+      ->type_name("DIR");
+  compile->add_flag("--mlir-print-ir-after-all", options.printIrAfterAll,
+                    "print the IR after each pass to standard error");
+  compile->add_flag("--mlir-timing", options.timing, "print the time of each pass");
+  return {compile, [shared, compileTo] {
+            shared->compileTo = phases.at(*compileTo);
+            return runCompile(*shared);
+          }};
+}
+
+} // namespace moeplan::tools

@@ -1,0 +1,125 @@
+#include "runtime/artifact/kernel_formats.h"
+
+#include "formats.h"
+
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace moeplan {
+
+namespace {
+
+struct ExpertKernel {
+  std::string_view implementation;
+  bool linears[3]; // w1, w3, w2
+};
+constexpr ExpertKernel kExpertKernels[] = {{"experts_gate_up", {true, true, false}},
+                                           {"experts_down", {false, false, true}}};
+constexpr const char *kLinearNames[] = {"w1", "w3", "w2"};
+
+std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_view name) {
+  for (const fb::Constant *constant : *kernel.constants())
+    if (constant->name()->string_view() == name && !constant->is_real())
+      return constant->integer();
+  return std::nullopt;
+}
+
+std::string nameOf(fb::Format format) {
+  const FormatInfo *info = findFormat(uint32_t(format));
+  return info ? std::string(info->name) : "of no format";
+}
+
+fb::Format formatOf(const fb::Artifact &artifact, uint32_t segment) {
+  return artifact.segments()->Get(segment)->format();
+}
+
+using DispatchVisitor =
+    std::function<Status(const fb::Program &, const fb::Dispatch &, const fb::Kernel &)>;
+
+Status forEachDispatch(const fb::Artifact &artifact, const fb::Plan &plan,
+                       const DispatchVisitor &visit) {
+  for (const fb::Program *program : *plan.programs())
+    for (uint32_t i = 0; i < program->commands()->size(); ++i)
+      if (program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch) {
+        const auto *dispatch = program->commands()->GetAs<fb::Dispatch>(i);
+        MOEPLAN_TRY(visit(*program, *dispatch, *artifact.kernels()->Get(dispatch->kernel())));
+      }
+  return {};
+}
+
+Status checkExperts(const fb::Artifact &artifact, const fb::Plan &plan, const fb::Kernel &kernel,
+                    uint32_t layer) {
+  const std::optional<ExpertAccess> access = expertAccessOf(kernel);
+  if (!access)
+    return unsupported("kernel '" + kernel.symbol()->str() +
+                       "' reads experts in formats that it does not state");
+  const uint32_t numExperts = artifact.model()->num_experts();
+  for (uint32_t e = 0; e < numExperts; ++e) {
+    const fb::Expert &expert = *plan.experts()->Get(layer * numExperts + e);
+    const uint32_t segments[] = {expert.w1(), expert.w3(), expert.w2()};
+    for (int linear = 0; linear < 3; ++linear) {
+      const fb::Format format = formatOf(artifact, segments[linear]);
+      if (access->linears[linear] && !access->has(format))
+        return unsupported("no kernel for layers." + std::to_string(layer) + ".experts." +
+                           std::to_string(e) + "." + kLinearNames[linear] + ", which is " +
+                           nameOf(format) + ": '" + kernel.symbol()->str() + "' cannot read that");
+    }
+  }
+  return {};
+}
+
+} // namespace
+
+std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel) {
+  for (const ExpertKernel &known : kExpertKernels)
+    if (known.implementation == kernel.implementation()->string_view())
+      if (const auto formats = integerConstant(kernel, "formats"))
+        return ExpertAccess{{known.linears[0], known.linears[1], known.linears[2]},
+                            static_cast<uint64_t>(*formats)};
+  return std::nullopt;
+}
+
+Status checkKernelFormats(const fb::Artifact &artifact, const fb::Plan &plan) {
+  return forEachDispatch(
+      artifact, plan,
+      [&](const fb::Program &program, const fb::Dispatch &dispatch, const fb::Kernel &kernel) {
+        // Kernels without the constant take vectors and the router's gate, in float32.
+        const auto stated = integerConstant(kernel, "weight_format");
+        const auto expected = static_cast<fb::Format>(stated.value_or(MOEPLAN_FORMAT_F32));
+        for (const fb::Binding *binding : *dispatch.bindings()) {
+          Status status;
+          if (binding->kind() == fb::BindingKind::experts)
+            status = checkExperts(artifact, plan, kernel, binding->index());
+          else if (binding->kind() == fb::BindingKind::segment &&
+                   formatOf(artifact, binding->index()) != expected)
+            status = unsupported("kernel '" + kernel.symbol()->str() + "' reads " +
+                                 nameOf(expected) + ", segment '" +
+                                 artifact.segments()->Get(binding->index())->name()->str() +
+                                 "' is " + nameOf(formatOf(artifact, binding->index())));
+          if (!status.ok())
+            return std::move(status).withContext("program '" + program.name()->str() + "'");
+        }
+        return Status();
+      });
+}
+
+bool hasKernelsFor(const fb::Artifact &artifact, const fb::Plan &plan, uint32_t layer,
+                   Linear linear, fb::Format format) {
+  return forEachDispatch(artifact, plan,
+                         [&](const fb::Program &, const fb::Dispatch &dispatch,
+                             const fb::Kernel &kernel) -> Status {
+                           for (const fb::Binding *binding : *dispatch.bindings()) {
+                             if (binding->kind() != fb::BindingKind::experts ||
+                                 binding->index() != layer)
+                               continue;
+                             const auto access = expertAccessOf(kernel);
+                             if (!access || (access->reads(linear) && !access->has(format)))
+                               return unsupported("");
+                           }
+                           return {};
+                         })
+      .ok();
+}
+
+} // namespace moeplan

@@ -1,0 +1,35 @@
+// Which formats a kernel reads: it is what its constants say, fixed when it was compiled.
+#pragma once
+
+#include "moeplan_generated.h"
+#include "runtime/support/status.h"
+
+#include <cstdint>
+#include <optional>
+
+namespace moeplan {
+
+/// The linears of an expert, as in moeplan_expert.
+enum class Linear { w1, w3, w2 };
+
+/// What a kernel reads through an expert table.
+struct ExpertAccess {
+  bool linears[3];  ///< by Linear
+  uint64_t formats; ///< bit f: format f
+
+  bool reads(Linear linear) const { return linears[static_cast<int>(linear)]; }
+  bool has(fb::Format format) const { return formats >> static_cast<unsigned>(format) & 1; }
+};
+
+/// Nothing where `kernel` is none of the kernels that read expert tables, or states no formats.
+std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel);
+
+/// MOEPLAN_UNSUPPORTED, naming plan, expert, linear and format, where a dispatch of `plan` would
+/// read a weight in a format that its kernel was not compiled for: it would compute nonsense.
+Status checkKernelFormats(const fb::Artifact &artifact, const fb::Plan &plan);
+
+/// Whether every program of `plan` could read `linear` of the experts of `layer` in `format`.
+bool hasKernelsFor(const fb::Artifact &artifact, const fb::Plan &plan, uint32_t layer,
+                   Linear linear, fb::Format format);
+
+} // namespace moeplan
