@@ -73,34 +73,63 @@ MOEPLAN_LANES_INLINE Grid leastSquaresGrid(const Sums &t, const Grid &otherwise,
   return select(usable, makeGrid(stored, -offset / stored, steps), otherwise);
 }
 
-/// The best grid found for the group's columns: `clips` clipping ranges from `tightest` of the full
-/// one to all of it, each followed by one least squares step. `weights` may be null unless
-/// kWeighted.
-template <bool kWeighted>
-MOEPLAN_LANES_INLINE Grid fitGroup(const Lanes *values, const float *weights, uint64_t count,
-                                   float largest, float steps, float tightest, int clips) {
+/// The lower and upper ends of a group's range, 0 within.
+struct Range {
   Lanes low{}, high{};
+};
+MOEPLAN_LANES_INLINE Range rangeOf(const Lanes *values, uint64_t count) {
+  Range range;
   for (uint64_t k = 0; k < count; ++k) {
-    low = minimum(low, values[k]);
-    high = maximum(high, values[k]);
+    range.low = minimum(range.low, values[k]);
+    range.high = maximum(range.high, values[k]);
   }
-  Grid best = spanGrid(low, high, largest, steps);
+  return range;
+}
+
+/// Keeps the better of the best grid so far and its refinements by least squares.
+template <bool kWeighted>
+MOEPLAN_LANES_INLINE void refine(const Lanes *values, const float *weights, uint64_t count,
+                                 float largest, float steps, int iterations, Grid &best,
+                                 Lanes &bestError) {
   Sums sums;
-  Lanes bestError = groupError<kWeighted>(values, weights, count, best, largest, sums);
-  for (int clip = 0;; ++clip) {
+  groupError<kWeighted>(values, weights, count, best, largest, sums);
+  for (int i = 0; i < iterations; ++i) {
     const Grid refit = leastSquaresGrid(sums, best, steps);
     const Lanes error = groupError<kWeighted>(values, weights, count, refit, largest, sums);
     best = select(error < bestError, refit, best);
     bestError = minimum(error, bestError);
-    if (clip + 1 >= clips)
-      break;
-    const float factor = tightest + (1 - tightest) * float(clip) / float(clips - 1);
-    const Grid clipped = spanGrid(low * factor, high * factor, largest, steps);
-    const Lanes clippedError =
-        groupError<kWeighted>(values, weights, count, clipped, largest, sums);
-    best = select(clippedError < bestError, clipped, best);
-    bestError = minimum(clippedError, bestError);
   }
+}
+
+/// With few codes, a narrow range gains more on the many small weights than it loses on the few large
+/// ones: the tightest range that is tried, of the full one.
+MOEPLAN_LANES_INLINE float tightestClip(uint32_t bits) {
+  return bits <= 2 ? 0.55f : bits == 3 ? 0.7f : bits == 4 ? 0.82f : 0.97f;
+}
+
+/// The best grid found for the group's columns: `clips` ranges from the tightest to the full one, both
+/// ends alike, or each end by itself where `independent`; then least squares. `weights` may be null
+/// unless kWeighted.
+template <bool kWeighted>
+MOEPLAN_LANES_INLINE Grid fitGroup(const Lanes *values, const float *weights, uint64_t count,
+                                   uint32_t bits, float largest, float steps, int clips,
+                                   bool independent, int iterations) {
+  const Range range = rangeOf(values, count);
+  Sums sums;
+  Grid best = spanGrid(range.low, range.high, largest, steps);
+  Lanes bestError = groupError<kWeighted>(values, weights, count, best, largest, sums);
+  const float tightest = tightestClip(bits), step = (1 - tightest) / float(clips - 1);
+  for (int low = 0; low < clips; ++low)
+    for (int high = independent ? 0 : low; high < (independent ? clips : low + 1); ++high) {
+      if (low == 0 && high == 0)
+        continue; // the full range
+      const Grid grid = spanGrid(range.low * (1 - step * float(low)),
+                                 range.high * (1 - step * float(high)), largest, steps);
+      const Lanes error = groupError<kWeighted>(values, weights, count, grid, largest, sums);
+      best = select(error < bestError, grid, best);
+      bestError = minimum(error, bestError);
+    }
+  refine<kWeighted>(values, weights, count, largest, steps, iterations, best, bestError);
   return best;
 }
 
@@ -109,13 +138,6 @@ MOEPLAN_LANES_INLINE void roundToGrid(const Lanes *values, uint64_t count, const
   const Lanes inverse = 1.0f / grid.scale;
   for (uint64_t k = 0; k < count; ++k)
     codes[k] = nearestCode(values[k] * inverse + grid.zero, largest);
-}
-
-/// Clipping ranges tried by the quantisers that search, and the tightest of them: with few codes, a
-/// narrow range gains more on the many small weights than it loses on the few large ones.
-constexpr int kClips = 3;
-MOEPLAN_LANES_INLINE float tightestClip(uint32_t bits) {
-  return bits <= 2 ? 0.65f : bits == 3 ? 0.75f : bits == 4 ? 0.85f : 0.97f;
 }
 
 } // namespace moeplan::compiler

@@ -8,6 +8,8 @@ namespace {
 
 /// Rounds of scales and codes after GPTQ: a third gains less than the noise of an evaluation.
 constexpr int kRounds = 2;
+/// Of the search for the grids to start from.
+constexpr int kClips = 5, kIterations = 2;
 
 /// y[0 .. count) -= factor[i] * x, for 16 rows at once.
 MOEPLAN_LANES_INLINE void subtractOuter(Lanes *y, const float *factor, Lanes x, uint64_t count) {
@@ -134,12 +136,12 @@ MOEPLAN_LANES_INLINE void descend(const Block &b, Lanes *gradient) {
 /// Moments of bounded blocks are quantised block by block: between blocks nothing is known.
 MOEPLAN_MULTIVERSION void quantizeBlocks(const Panel &panel, const QuantizerInput &input,
                                          PanelCodes &out, Lanes *scratch, bool refine) {
-  const float tightest = tightestClip(out.bits);
   for (uint64_t g = 0; g < out.groups; ++g) {
     const uint64_t begin = g * out.groupSize;
     const Grid grid =
         fitGroup<true>(panel.values + begin, input.importance + begin, out.groupEnd(g) - begin,
-                       out.largest, out.steps, tightest, kClips);
+                       out.bits, out.largest, out.steps, kClips, /*independent=*/true,
+                       kIterations);
     out.scales[g] = grid.scaleCode;
     out.zeros[g] = grid.zeroCode;
   }

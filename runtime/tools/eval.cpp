@@ -20,12 +20,14 @@ struct Options {
   uint64_t maxWindows = 0; // 0: all
   uint32_t threads = 0;
   bool json = false;
+  bool perWindow = false;
 };
 
 struct Score {
   uint64_t windows = 0;
   uint64_t tokens = 0;
   double negativeLogLikelihood = 0; // nats, summed over the tokens
+  std::vector<double> windowNll;    // nats per token, of each window
   double seconds = 0;
 };
 
@@ -53,6 +55,7 @@ Score evaluate(moeplan_session &session, const moeplan_model_info &model,
     input[0] = model.bos_token_id;
     std::copy(targets.begin(), targets.end() - 1, input.begin() + 1);
     moeplan_session_reset(&session);
+    const double before = score.negativeLogLikelihood;
     appendInChunks(
         session, input,
         [&](size_t position, const float *logits) {
@@ -67,6 +70,7 @@ Score evaluate(moeplan_session &session, const moeplan_model_info &model,
           return true;
         });
     score.tokens += scored;
+    score.windowNll.push_back((score.negativeLogLikelihood - before) / static_cast<double>(scored));
     ++score.windows;
   }
   score.seconds = secondsSince(start);
@@ -109,14 +113,17 @@ void eval(const Options &options) {
   const char *plan = moeplan_session_plan_name(session.get());
   const uint32_t threads = moeplan_session_threads(session.get());
   if (options.json) {
-    writeJson({{"perplexity", std::exp(nll)},
-               {"nll", nll},
-               {"tokens", score.tokens},
-               {"tokens_per_second", rate},
-               {"windows", score.windows},
-               {"context", context},
-               {"plan", plan},
-               {"threads", threads}});
+    nlohmann::ordered_json json{{"perplexity", std::exp(nll)},
+                                {"nll", nll},
+                                {"tokens", score.tokens},
+                                {"tokens_per_second", rate},
+                                {"windows", score.windows},
+                                {"context", context},
+                                {"plan", plan},
+                                {"threads", threads}};
+    if (options.perWindow)
+      json["window_nll"] = score.windowNll;
+    writeJson(json);
     return;
   }
   writeOutput("perplexity " + formatRate(std::exp(nll)) + " (" + formatRate(nll) +
@@ -146,6 +153,8 @@ Command addEvalCommand(CLI::App &app) {
       ->type_name("N");
   addThreadsOption(*command, options->threads);
   addJsonFlag(*command, options->json);
+  command->add_flag("--per-window", options->perWindow,
+                    "With --json: the nats per token of every window, for paired comparisons");
   command->footer("Example:\n  moeplan eval tiny.moeplan --text wiki.test.txt --context 256 "
                   "--max-windows 64");
   return {command, [options] { eval(*options); }};
