@@ -64,6 +64,8 @@ public:
       return error;
     if (Error error = splitText())
       return error;
+    if (Error error = compileModel())
+      return error;
     if (Error error = collect())
       return error;
     auto momentsOnly = open(momentsFile.path(), head.checkpointDigest);
@@ -124,6 +126,24 @@ private:
       return opened.takeError();
     checkpoint = std::move(*opened);
 
+    const MixtralConfig &config = checkpoint->config();
+    head.compilerVersion = MOEPLAN_VERSION;
+    head.hiddenSize = config.hiddenSize;
+    head.intermediateSize = config.intermediateSize;
+    head.numLayers = config.numLayers;
+    head.numExperts = config.numExperts;
+    head.numExpertsPerToken = config.numExpertsPerToken;
+    head.context = options.context ? options.context : std::min(512u, config.maxPositionEmbeddings);
+    if (head.context < 2)
+      return createStringError("a context of one position scores no token");
+    if (config.bosTokenId < 0)
+      return createStringError("the model has no BOS token: windows would have nothing to start "
+                               "with");
+    return Error::success();
+  }
+
+  /// The model as an artifact that expert weights can be swapped in, and a session of it.
+  Error compileModel() {
     CompileOptions compilation;
     compilation.checkpoint = options.checkpoint;
     compilation.output = artifactFile.path();
@@ -146,22 +166,7 @@ private:
     if (!mapped.ok())
       return toError(std::move(mapped).status());
     artifact = std::move(mapped).value();
-
-    const fb::Model &model = artifact->model();
-    head.compilerVersion = MOEPLAN_VERSION;
     head.checkpointDigest = artifact->metadata().provenance()->checkpoint_digest()->str();
-    head.hiddenSize = model.hidden_size();
-    head.intermediateSize = model.intermediate_size();
-    head.numLayers = model.num_layers();
-    head.numExperts = model.num_experts();
-    head.numExpertsPerToken = model.num_experts_per_tok();
-    head.context =
-        options.context ? options.context : std::min(512u, model.max_position_embeddings());
-    if (head.context < 2)
-      return createStringError("a context of one position scores no token");
-    if (model.bos_token_id() < 0)
-      return createStringError("the model has no BOS token: windows would have nothing to start "
-                               "with");
     Result<std::unique_ptr<Session>> created = Session::create(
         *artifact, {.plan = nullptr, .contextLength = head.context, .threads = options.threads});
     if (!created.ok())
@@ -171,6 +176,7 @@ private:
   }
 
   Error splitText() {
+    const MixtralConfig &config = checkpoint->config();
     auto text = MemoryBuffer::getFile(options.text);
     if (!text)
       return createStringError(options.text + ": " + text.getError().message());
@@ -182,8 +188,8 @@ private:
     head.textDigest = toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
 
     const ArrayRef<uint8_t> model = checkpoint->tokenizer();
-    auto tokenizer = Tokenizer::create(std::as_bytes(std::span(model.data(), model.size())),
-                                       artifact->model().vocab_size());
+    auto tokenizer =
+        Tokenizer::create(std::as_bytes(std::span(model.data(), model.size())), config.vocabSize);
     if (!tokenizer.ok())
       return toError(std::move(tokenizer).status().withContext("tokenizer.model"));
     auto encoded = tokenizer.value()->encode(std::string_view(content), -1);
@@ -198,12 +204,12 @@ private:
       return createStringError(options.text + ": " + Twine(tokens.size()) +
                                " tokens, calibration needs two windows of " + Twine(scored) +
                                ", one of them held out (see --context and --max-tokens)");
-    const uint64_t rowBytes = uint64_t(artifact->model().vocab_size()) * sizeof(float);
+    const uint64_t rowBytes = uint64_t(config.vocabSize) * sizeof(float);
     const uint64_t mostHeldOut =
         std::max<uint64_t>(1, options.memoryLimit / 4 / (scored * rowBytes));
     collected.context = heldOutWindows.context = head.context;
     for (uint64_t i = 0; i < count; ++i) {
-      std::vector<int32_t> window{artifact->model().bos_token_id()};
+      std::vector<int32_t> window{config.bosTokenId};
       window.insert(window.end(), tokens.begin() + ptrdiff_t(i * scored),
                     tokens.begin() + ptrdiff_t((i + 1) * scored));
       const bool heldOut =

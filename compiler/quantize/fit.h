@@ -24,9 +24,15 @@ MOEPLAN_LANES_INLINE Grid select(IntLanes condition, const Grid &a, const Grid &
           condition ? a.scale : b.scale, condition ? a.zero : b.zero};
 }
 
-/// The grid from `low` to `high`, where low <= 0 <= high.
-MOEPLAN_LANES_INLINE Grid spanGrid(Lanes low, Lanes high, float largest, float steps) {
-  const Lanes scale = decodeScale(encodeScale((high - low) * (1.0f / largest)));
+/// The grid from `low` to `high`, where low <= 0 <= high; with the nearest scale, or with the next
+/// one that reaches both ends: at 8 bits nothing costs more than cutting them off.
+MOEPLAN_LANES_INLINE Grid spanGrid(Lanes low, Lanes high, float largest, float steps,
+                                   bool reachBoth = false) {
+  const Lanes wanted = (high - low) * (1.0f / largest);
+  IntLanes code = encodeScale(wanted);
+  if (reachBoth)
+    code -= (IntLanes)(decodeScale(code) < wanted) & (IntLanes)(code < 255); // a true lane is -1
+  const Lanes scale = decodeScale(code);
   return makeGrid(scale, -low / scale, steps);
 }
 
@@ -101,22 +107,22 @@ MOEPLAN_LANES_INLINE void refine(const Lanes *values, const float *weights, uint
   }
 }
 
-/// With few codes, a narrow range gains more on the many small weights than it loses on the few large
-/// ones: the tightest range that is tried, of the full one.
+/// With few codes, a narrow range gains more on the many small weights than it loses on the few
+/// large ones: the tightest range that is tried, of the full one.
 MOEPLAN_LANES_INLINE float tightestClip(uint32_t bits) {
   return bits <= 2 ? 0.55f : bits == 3 ? 0.7f : bits == 4 ? 0.82f : 0.97f;
 }
 
-/// The best grid found for the group's columns: `clips` ranges from the tightest to the full one, both
-/// ends alike, or each end by itself where `independent`; then least squares. `weights` may be null
-/// unless kWeighted.
+/// The best grid found for the group's columns: `clips` ranges from the tightest to the full one,
+/// both ends alike, or each end by itself where `independent`; then least squares. `weights` may be
+/// null unless kWeighted.
 template <bool kWeighted>
 MOEPLAN_LANES_INLINE Grid fitGroup(const Lanes *values, const float *weights, uint64_t count,
                                    uint32_t bits, float largest, float steps, int clips,
                                    bool independent, int iterations) {
   const Range range = rangeOf(values, count);
   Sums sums;
-  Grid best = spanGrid(range.low, range.high, largest, steps);
+  Grid best = spanGrid(range.low, range.high, largest, steps, /*reachBoth=*/true);
   Lanes bestError = groupError<kWeighted>(values, weights, count, best, largest, sums);
   const float tightest = tightestClip(bits), step = (1 - tightest) / float(clips - 1);
   for (int low = 0; low < clips; ++low)

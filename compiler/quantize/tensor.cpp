@@ -72,11 +72,20 @@ MOEPLAN_MULTIVERSION void weightedSquares(const float *importance, const Lanes *
   }
 }
 
+Error checkInput(const TensorView &weight, const QuantizerInfo &quantizer,
+                 const Calibration &calibration) {
+  if ((quantizer.usesImportance && !calibration.hasImportance()) ||
+      (quantizer.usesHessian && !calibration.hasHessian()))
+    return createStringError(weight.name + ": quantiser '" + std::string(quantizer.name) +
+                             "' needs calibration that there is not");
+  return Error::success();
+}
+
 } // namespace
 
 Calibration::Calibration(const SecondMoments &moments, uint64_t tokens)
     : importance_(diagonalOf(moments)) {
-  if (moments.block > 1)
+  if (moments.block > 1 || moments.columns == 1)
     hessian_.emplace(moments, tokens);
 }
 
@@ -85,6 +94,8 @@ Error moeplan::compiler::quantizeTensor(const TensorView &weight, const FormatIn
                                         const Calibration &calibration,
                                         MutableArrayRef<uint8_t> out,
                                         ThreadPoolInterface &threads) {
+  if (Error error = checkInput(weight, quantizer, calibration))
+    return error;
   const WeightShape tile{format.bits, format.groupSize, kLanes, weight.columns};
   const uint64_t codeBytes = tiled::codeBytes(tile);
   const uint64_t scaleBytes = *formatBytes(format, kLanes, weight.columns) - codeBytes;
@@ -102,6 +113,8 @@ moeplan::compiler::quantizationError(const TensorView &weight, const FormatInfo 
                                      const QuantizerInfo &quantizer, const Calibration &calibration,
                                      ArrayRef<float> rowWeights, uint64_t maxPanels,
                                      ThreadPoolInterface &threads) {
+  if (Error error = checkInput(weight, quantizer, calibration))
+    return error;
   const uint64_t panels = (weight.rows + kLanes - 1) / kLanes;
   const uint64_t stride = maxPanels ? std::max<uint64_t>(1, panels / maxPanels) : 1;
   std::vector<double> errors(panels);

@@ -85,12 +85,11 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
   }
   std::vector<Offset<fb::KernelLibrary>> libraries;
   for (const LibraryDraft &library : draft.libraries)
-    libraries.push_back(
-        fb::CreateKernelLibrary(builder, string("test"), string("x86_64-pc-linux-gnu"),
-                                builder.CreateVectorOfStrings(library.features), library.segment,
-                                builder.CreateVector(std::vector<uint32_t>(
-                                    library.kernels.value_or(draft.kernels.size()),
-                                    library.codeBytes))));
+    libraries.push_back(fb::CreateKernelLibrary(
+        builder, string("test"), string("x86_64-pc-linux-gnu"),
+        builder.CreateVectorOfStrings(library.features), library.segment,
+        builder.CreateVector(std::vector<uint32_t>(library.kernels.value_or(draft.kernels.size()),
+                                                   library.codeBytes))));
   std::vector<Offset<fb::Plan>> plans;
   for (const PlanDraft &plan : draft.plans) {
     std::vector<Offset<fb::Program>> programs;

@@ -1,7 +1,5 @@
 #include "compile.h"
 
-#include "compiler/driver/compile.h"
-
 #include <stdexcept>
 
 namespace moeplan::testing {
@@ -21,6 +19,14 @@ void compileArtifact(const std::filesystem::path &checkpoint, const std::filesys
                      const std::filesystem::path &policy) {
   if (std::string error = compileError(checkpoint, output, policy); !error.empty())
     throw std::runtime_error(error);
+}
+
+void compileArtifact(compiler::CompileOptions options) {
+  if (options.targetCpus.empty())
+    options.targetCpus = {"host"};
+  auto report = compiler::compile(options);
+  if (!report)
+    throw std::runtime_error(llvm::toString(report.takeError()));
 }
 
 } // namespace moeplan::testing

@@ -1,6 +1,8 @@
 // Artifacts made by the compiler, in the test's process.
 #pragma once
 
+#include "compiler/driver/compile.h"
+
 #include <filesystem>
 #include <string>
 
@@ -15,5 +17,8 @@ std::string compileError(const std::filesystem::path &checkpoint,
 /// The same, but throws std::runtime_error on failure.
 void compileArtifact(const std::filesystem::path &checkpoint, const std::filesystem::path &output,
                      const std::filesystem::path &policy = {});
+
+/// As `options` say, for the host where they name no CPU; throws std::runtime_error on failure.
+void compileArtifact(compiler::CompileOptions options);
 
 } // namespace moeplan::testing

@@ -66,12 +66,16 @@ std::vector<float> decodeTensor(ArrayRef<uint8_t> bytes, DType dtype) {
   return values;
 }
 
-ReferenceModel::ReferenceModel(const Checkpoint &checkpoint) : config_(checkpoint.config()) {
+ReferenceModel::ReferenceModel(const Checkpoint &checkpoint, const Substitute &substitute)
+    : config_(checkpoint.config()) {
   auto loadExact = [&](const std::string &name) {
     const TensorInfo &tensor = checkpoint.tensors().at(name + ".weight");
     return Weight{tensor.shape.back(), decodeTensor(checkpoint.bytes(tensor), tensor.dtype)};
   };
   auto loadRounded = [&](const std::string &name) {
+    if (substitute)
+      if (std::optional<std::vector<float>> values = substitute(name))
+        return Weight{checkpoint.tensors().at(name + ".weight").shape.back(), std::move(*values)};
     Weight weight = loadExact(name);
     std::transform(weight.values.begin(), weight.values.end(), weight.values.begin(),
                    roundToBFloat16);

@@ -4,6 +4,9 @@
 #include "compiler/import/checkpoint.h"
 
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace moeplan::testing {
@@ -21,8 +24,13 @@ std::vector<float> decodeTensor(llvm::ArrayRef<uint8_t> bytes, compiler::DType d
 /// Immutable; may be used from several threads.
 class ReferenceModel {
 public:
+  /// The values of a weight by its name in the checkpoint without ".weight", row-major; nothing: as
+  /// the checkpoint has it.
+  using Substitute = std::function<std::optional<std::vector<float>>(const std::string &)>;
+
   /// Copies the weights: as float32, so twice the bytes of a bf16 checkpoint.
-  explicit ReferenceModel(const compiler::Checkpoint &checkpoint);
+  explicit ReferenceModel(const compiler::Checkpoint &checkpoint,
+                          const Substitute &substitute = {});
 
   /// Logits [tokens.size()][vocab_size], row-major. Token ids must lie in [0, vocab_size); throws
   /// std::out_of_range where one does not.

@@ -53,13 +53,14 @@ const std::vector<moeplan_kernel_fn> kKernels = {countTiles, sumBehind, recordOp
 class ExecutorTest : public ::testing::Test {
 protected:
   ExecutorTest() {
-    draft.kernels = {{"count_tiles", 1},
-                     {"sum_behind", 2},
-                     {"record_operands",
-                      7,
-                      "experts_gate_up",
-                      {{"formats", 1 << MOEPLAN_FORMAT_F32}, {"weight_format", MOEPLAN_FORMAT_BF16}}},
-                     {"write_logits", 1}};
+    draft.kernels = {
+        {"count_tiles", 1},
+        {"sum_behind", 2},
+        {"record_operands",
+         7,
+         "experts_gate_up",
+         {{"formats", 1 << MOEPLAN_FORMAT_F32}, {"weight_format", MOEPLAN_FORMAT_BF16}}},
+        {"write_logits", 1}};
     draft.program().arenaBytes = kArenaBytes;
     // The second program, since the first is for one token.
     draft.plans[0].programs.push_back({"prefill", kMaxTokens, kArenaBytes, {}});

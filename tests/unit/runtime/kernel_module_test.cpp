@@ -64,7 +64,8 @@ TEST(KernelModuleTest, AnotherAbiVersionIsRefused) {
   auto module = load(library("other_abi"));
   ASSERT_FALSE(module.ok());
   EXPECT_EQ(module.failure().code(), MOEPLAN_UNSUPPORTED);
-  EXPECT_EQ(module.failure().message(), "kernel library has ABI version " + std::to_string(MOEPLAN_KERNEL_ABI_VERSION + 1) +
+  EXPECT_EQ(module.failure().message(),
+            "kernel library has ABI version " + std::to_string(MOEPLAN_KERNEL_ABI_VERSION + 1) +
                 ", this runtime needs " + std::to_string(MOEPLAN_KERNEL_ABI_VERSION));
 }
 

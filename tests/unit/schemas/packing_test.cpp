@@ -1,0 +1,148 @@
+// The layouts of weights: what packing.h says they are.
+#include "formats.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+namespace moeplan {
+namespace {
+
+struct Numbers {
+  Numbers(const FormatInfo &format, uint64_t rows, uint64_t columns)
+      : shape{format.bits, format.groupSize, rows, columns}, codes(rows * columns),
+        scales(rows * shape.groups()), zeros(scales.size()) {}
+  QuantizedView view() { return {codes.data(), scales.data(), zeros.data()}; }
+
+  WeightShape shape;
+  std::vector<uint8_t> codes, scales, zeros;
+};
+
+Numbers randomNumbers(const FormatInfo &format, uint64_t rows, uint64_t columns) {
+  Numbers n(format, rows, columns);
+  std::mt19937 random(rows * 1000 + columns);
+  for (uint8_t &code : n.codes)
+    code = uint8_t(random() % (1u << format.bits));
+  for (auto *bytes : {&n.scales, &n.zeros})
+    for (uint8_t &byte : *bytes)
+      byte = uint8_t(random());
+  return n;
+}
+
+const FormatInfo &named(std::string_view name) { return *findFormat(name); }
+
+TEST(PackingTest, UnpackingGivesWhatWasPacked) {
+  for (const FormatInfo &format : kFormats) {
+    if (!format.isPacked())
+      continue;
+    for (auto [rows, columns] : {std::pair(1, 1), {16, 32}, {17, 33}, {5, 128}, {40, 300}}) {
+      Numbers n = randomNumbers(format, uint64_t(rows), uint64_t(columns));
+      std::vector<uint8_t> bytes(*formatBytes(format, n.shape.rows, n.shape.columns));
+      format.packing->pack(n.shape, n.view(), bytes.data());
+      Numbers again(format, n.shape.rows, n.shape.columns);
+      format.packing->unpack(n.shape, bytes.data(), again.view());
+      EXPECT_EQ(again.codes, n.codes) << format.name;
+      EXPECT_EQ(again.scales, n.scales) << format.name;
+      EXPECT_EQ(again.zeros, n.zeros) << format.name;
+    }
+  }
+}
+
+TEST(PackingTest, AnElementIsScaleTimesCodeMinusZeroExactly) {
+  for (const FormatInfo &format : kFormats) {
+    if (!format.isPacked())
+      continue;
+    Numbers n = randomNumbers(format, 20, 200);
+    std::vector<uint8_t> bytes(*formatBytes(format, 20, 200));
+    format.packing->pack(n.shape, n.view(), bytes.data());
+    for (uint64_t row = 0; row < 20; ++row)
+      for (uint64_t column = 0; column < 200; ++column) {
+        const uint64_t group = row * n.shape.groups() + column / format.groupSize;
+        const double scale =
+            std::ldexp(1 + (n.scales[group] & 7) / 8.0, (n.scales[group] >> 3) - 24);
+        const double zero = std::ldexp(double(n.zeros[group]), int(format.bits) - 8);
+        EXPECT_EQ(double(format.packing->at(n.shape, bytes.data(), row, column)),
+                  scale * (n.codes[row * 200 + column] - zero))
+            << format.name << " " << row << " " << column;
+      }
+  }
+}
+
+/// The bit of the packed weight [33, 70] that a lone code of `code` at (row, column) sets.
+std::vector<uint64_t> bitsOf(std::string_view name, uint64_t row, uint64_t column, uint8_t code) {
+  const FormatInfo &format = named(name);
+  Numbers n(format, 33, 70);
+  n.codes[row * 70 + column] = code;
+  std::vector<uint8_t> bytes(*formatBytes(format, 33, 70));
+  format.packing->pack(n.shape, n.view(), bytes.data());
+  std::vector<uint64_t> bits;
+  for (uint64_t i = 0; i < bytes.size() * 8; ++i)
+    if (bytes[i / 8] >> (i % 8) & 1)
+      bits.push_back(i);
+  return bits;
+}
+
+TEST(PackingTest, CodesLieWhereTheAbiSays) {
+  // Three blocks a tile. Row 18, column 41: tile 1, row 2 in it, block 1, column 9: quad 2, byte 1.
+  constexpr uint64_t kBlock = 1 * 3 + 1;
+  auto bit = [](uint64_t word, uint64_t byteShift) {
+    return (word * 16 + 2) * 32 + 8 * 1 + byteShift;
+  };
+  using Bits = std::vector<uint64_t>;
+  EXPECT_EQ(bitsOf("int8g32", 18, 41, 128), Bits{bit(kBlock * 8 + 2, 7)});
+  EXPECT_EQ(bitsOf("int4g64", 18, 41, 8), Bits{bit(kBlock * 4 + 1, 3)});
+  EXPECT_EQ(bitsOf("int2g32", 18, 41, 1), Bits{bit(kBlock * 2 + 0, 4)});
+  EXPECT_EQ(bitsOf("int3g128", 18, 41, 5), (Bits{bit(kBlock * 3 + 0, 4), bit(kBlock * 3 + 2, 2)}));
+}
+
+TEST(PackingTest, ScalesFollowAllCodes) {
+  const FormatInfo &format = named("int4g32");
+  Numbers n(format, 33, 70);
+  n.scales[18 * 3 + 2] = 0xff; // row 18, the short last group
+  n.zeros[18 * 3 + 2] = 0xee;
+  std::vector<uint8_t> bytes(*formatBytes(format, 33, 70));
+  format.packing->pack(n.shape, n.view(), bytes.data());
+  const uint64_t codes = 3 * 3 * 4 * 64, group = codes + (1 * 3 + 2) * 32;
+  EXPECT_EQ(bytes.size(), codes + 3 * 3 * 32);
+  EXPECT_EQ(bytes[group + 2], 0xff);
+  EXPECT_EQ(bytes[group + 16 + 2], 0xee);
+}
+
+TEST(PackingTest, SizesCountScalesAndPadding) {
+  auto bits = [](std::string_view name, uint64_t rows, uint64_t columns) {
+    return 8.0 * double(*formatBytes(named(name), rows, columns)) / double(rows * columns);
+  };
+  EXPECT_EQ(bits("f32", 3, 5), 32);
+  EXPECT_EQ(bits("bf16", 3, 5), 16);
+  EXPECT_EQ(bits("int8g64", 14336, 4096), 8.25);
+  EXPECT_EQ(bits("int4g32", 4096, 14336), 4.5);
+  EXPECT_EQ(bits("int3g128", 256, 128), 3.125);
+  EXPECT_EQ(bits("int2g32", 128, 256), 2.5);
+  EXPECT_EQ(*formatBytes(named("int2g32"), 1, 1), 2u * 64 + 32);
+  EXPECT_EQ(*formatBytes(named("int2g64"), 17, 65), 2u * (3 * 2 * 64 + 2 * 32));
+  EXPECT_EQ(formatRowBytes(named("bf16"), 7), 14u);
+  EXPECT_EQ(formatRowBytes(named("int4g32"), 64), 36u);
+}
+
+TEST(PackingTest, ASizeBeyond64BitsIsNone) {
+  for (const FormatInfo &format : kFormats) {
+    EXPECT_FALSE(formatBytes(format, UINT64_MAX, UINT64_MAX)) << format.name;
+    EXPECT_FALSE(formatBytes(format, UINT64_MAX / 2, 1u << 20)) << format.name;
+    EXPECT_TRUE(formatBytes(format, 1u << 24, 1u << 24)) << format.name;
+  }
+}
+
+TEST(PackingTest, NamesAndNumbersAreUnique) {
+  for (const FormatInfo &format : kFormats) {
+    EXPECT_EQ(findFormat(format.name), &format);
+    EXPECT_EQ(findFormat(uint32_t(format.id)), &format);
+  }
+  EXPECT_EQ(findFormat("int5g32"), nullptr);
+  EXPECT_EQ(findFormat(0u), nullptr);
+  EXPECT_EQ(findFormat(99u), nullptr);
+}
+
+} // namespace
+} // namespace moeplan
