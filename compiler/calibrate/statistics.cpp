@@ -1,9 +1,11 @@
 #include "compiler/calibrate/statistics.h"
 
 #include "formats.h"
+#include "runtime/support/alignment.h"
 #include "runtime/support/hash.h"
 #include "statistics_header.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 
 #include <cmath>
@@ -70,6 +72,12 @@ Error Statistics::read(StringRef path) {
   if (!fb::VerifyStatisticsBuffer(verifier))
     return corrupt("the metadata is no valid FlatBuffer");
   metadata_ = fb::GetStatistics(buffer);
+  for (const flatbuffers::String *text :
+       {metadata_->compiler_version(), metadata_->checkpoint_digest(), metadata_->text_digest()})
+    if (!all_of(text->string_view(), isPrint))
+      return corrupt("holds a text that is none");
+  if (!isAligned(*metadata_->sensitivities()))
+    return corrupt("has misaligned sensitivities");
   constexpr uint32_t kMaxExtent = 1u << 24; // as in artifacts
   for (uint32_t extent : {metadata_->hidden_size(), metadata_->intermediate_size(),
                           metadata_->num_layers(), metadata_->num_experts()})
@@ -90,6 +98,12 @@ Error Statistics::read(StringRef path) {
     if (s->layer() >= metadata_->num_layers() || s->expert() >= metadata_->num_experts() ||
         s->linear() > uint16_t(Linear::w2) || !findFormat(uint32_t(s->format())))
       return corrupt("has a sensitivity of nothing that exists");
+  for (const fb::Sensitivity *s : *metadata_->sensitivities())
+    if (!std::isfinite(s->predicted()) || !std::isfinite(s->measured_divergence()) ||
+        !std::isfinite(s->measured_increase()) || !std::isfinite(s->standard_error()))
+      return corrupt("has a sensitivity that is no number");
+  if (!std::isfinite(metadata_->held_out_nll()))
+    return corrupt("has a likelihood that is no number");
   return Error::success();
 }
 

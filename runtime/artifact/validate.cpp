@@ -2,6 +2,7 @@
 
 #include "formats.h"
 #include "runtime/artifact/kernel_formats.h"
+#include "runtime/support/alignment.h"
 
 #include <algorithm>
 #include <string_view>
@@ -184,6 +185,8 @@ private:
   }
 
   Status checkPlan(const fb::Plan &plan) {
+    if (!isAligned(*plan.experts()))
+      return corrupt("its expert table is misaligned");
     if (plan.experts()->size() != uint64_t(model.num_layers()) * model.num_experts())
       return corrupt("its expert table has " + std::to_string(plan.experts()->size()) + " rows");
     for (const fb::Expert *expert : *plan.experts()) {
@@ -231,6 +234,8 @@ private:
   Status checkDispatch(const fb::Program &program, const fb::Dispatch &dispatch) {
     if (dispatch.kernel() >= artifact.kernels()->size())
       return corrupt("no such kernel");
+    if (!isAligned(*dispatch.bindings()))
+      return corrupt("misaligned operands");
     if (dispatch.bindings()->size() != artifact.kernels()->Get(dispatch.kernel())->binding_count())
       return corrupt("wrong number of operands");
     if (dispatch.tiles() == 0 || dispatch.tiles() > kMaxExtent)

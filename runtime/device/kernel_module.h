@@ -27,8 +27,8 @@ public:
 private:
   KernelModule(void *handle, int fd) : handle_(handle), fd_(fd) {}
   void *handle_;
-  /// Open as long as the module: the loader knows a library by the path it was opened through, which
-  /// is this descriptor's, and would take another one behind the same number for this one.
+  /// Open as long as the module: the loader knows a library by the path it was opened through,
+  /// which is this descriptor's, and would take another one behind the same number for this one.
   int fd_;
 };
 
