@@ -5,6 +5,7 @@
 #include "compiler/calibrate/statistics_writer.h"
 #include "compiler/calibrate/weight_quantizer.h"
 #include "compiler/driver/compile.h"
+#include "compiler/import/digest.h"
 #include "compiler/policy/policy.h"
 #include "compiler/quantize/convert.h"
 #include "formats.h"
@@ -18,7 +19,6 @@
 #include "llvm/Support/Signals.h"
 
 #include <cmath>
-#include <xxhash.h>
 
 using namespace llvm;
 using namespace moeplan;
@@ -183,9 +183,7 @@ private:
     const StringRef content = (*text)->getBuffer();
     if (content.empty())
       return createStringError(options.text + ": is empty");
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(content.data(), content.size()));
-    head.textDigest = toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
+    head.textDigest = digestOf(content);
 
     const ArrayRef<uint8_t> model = checkpoint->tokenizer();
     auto tokenizer =

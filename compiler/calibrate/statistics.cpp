@@ -1,5 +1,6 @@
 #include "compiler/calibrate/statistics.h"
 
+#include "compiler/import/digest.h"
 #include "formats.h"
 #include "runtime/support/alignment.h"
 #include "runtime/support/hash.h"
@@ -128,11 +129,7 @@ Error Statistics::checkMoments(const fb::Moments &moments, uint64_t columns) con
   return Error::success();
 }
 
-std::string Statistics::digest() const {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(file_.bytes().data(), file_.bytes().size()));
-  return toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
-}
+std::string Statistics::digest() const { return digestOf(file_.bytes()); }
 
 SecondMoments Statistics::moments(const ExpertLinear &linear) const {
   const fb::ExpertStatistics &expert = this->expert(linear.layer, linear.expert);

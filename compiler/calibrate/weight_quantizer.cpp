@@ -63,13 +63,13 @@ const QuantizerInfo *QuantizerChoice::needsStatistics() const {
   return nullptr;
 }
 
-const Calibration *WeightQuantizer::calibrationOf(StringRef name) {
+const Calibration *WeightQuantizer::calibrationOf(StringRef name, bool evenIfHardlyReached) {
   const std::optional<ExpertLinear> linear = ExpertLinear::parse(name);
   if (!statistics_ || !linear)
     return &none_;
   const uint64_t tokens = statistics_->expert(linear->layer, linear->expert).tokens();
   const StringRef expert = name.rsplit('.').first;
-  if (tokens < kFewestTokens) {
+  if (tokens < kFewestTokens && !evenIfHardlyReached) {
     hardlyReached_.insert(expert.str());
     return &none_;
   }
@@ -106,8 +106,9 @@ Error WeightQuantizer::quantize(StringRef name, const TensorView &tensor, const 
 Expected<double> WeightQuantizer::error(StringRef name, const TensorView &tensor,
                                         const FormatInfo &format, ArrayRef<float> rowWeights,
                                         uint64_t maxPanels) {
-  // The error is weighed with the statistics even where the quantiser has no use for them.
+  // The error is weighed with the statistics even where the quantiser has no use for them, or they
+  // are too few to quantise with.
   const QuantizerInfo *quantizer = choose(name, format).quantizer;
-  return quantizationError(tensor, format, *quantizer, *calibrationOf(name), rowWeights, maxPanels,
-                           threads_);
+  return quantizationError(tensor, format, *quantizer, *calibrationOf(name, true), rowWeights,
+                           maxPanels, threads_);
 }

@@ -61,7 +61,7 @@ private:
     const Calibration *calibration;
   };
   Chosen choose(llvm::StringRef name, const FormatInfo &format);
-  const Calibration *calibrationOf(llvm::StringRef name);
+  const Calibration *calibrationOf(llvm::StringRef name, bool evenIfHardlyReached = false);
 
   const Statistics *statistics_;
   QuantizerChoice choice_;

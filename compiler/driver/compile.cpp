@@ -2,6 +2,7 @@
 
 #include "compiler/codegen/kernel_library.h"
 #include "compiler/import/checkpoint.h"
+#include "compiler/import/digest.h"
 #include "compiler/import/import_model.h"
 #include "compiler/pack/atomic_file.h"
 #include "compiler/pack/pack.h"
@@ -21,7 +22,6 @@
 
 #include <optional>
 #include <set>
-#include <xxhash.h>
 
 using namespace llvm;
 using namespace moeplan;
@@ -44,15 +44,6 @@ std::string printModule(mlir::ModuleOp module) {
   module.print(stream);
   stream << "\n";
   return text;
-}
-
-/// XXH3-128 in hex; empty for an empty text.
-std::string digestOf(StringRef text) {
-  if (text.empty())
-    return "";
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(text.data(), text.size()));
-  return toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
 }
 
 class Compilation {
@@ -156,7 +147,8 @@ private:
       return createStringError(path + ": " + text.getError().message());
     if (Error error = parse((*text)->getBuffer()))
       return error;
-    policyDigest = digestOf((*text)->getBuffer());
+    if (!(*text)->getBuffer().empty())
+      policyDigest = digestOf((*text)->getBuffer());
     return Error::success();
   }
 

@@ -113,20 +113,20 @@ MOEPLAN_LANES_INLINE float tightestClip(uint32_t bits) {
   return bits <= 2 ? 0.55f : bits == 3 ? 0.7f : bits == 4 ? 0.82f : 0.97f;
 }
 
-/// The best grid found for the group's columns: `clips` ranges from the tightest to the full one,
-/// both ends alike, or each end by itself where `independent`; then least squares. `weights` may be
-/// null unless kWeighted.
+/// The best grid found for the group's columns: each end of the range at `clips` places from the
+/// tightest to the full one, then `iterations` of least squares. `weights` may be null unless
+/// kWeighted.
 template <bool kWeighted>
 MOEPLAN_LANES_INLINE Grid fitGroup(const Lanes *values, const float *weights, uint64_t count,
                                    uint32_t bits, float largest, float steps, int clips,
-                                   bool independent, int iterations) {
+                                   int iterations) {
   const Range range = rangeOf(values, count);
   Sums sums;
   Grid best = spanGrid(range.low, range.high, largest, steps, /*reachBoth=*/true);
   Lanes bestError = groupError<kWeighted>(values, weights, count, best, largest, sums);
   const float tightest = tightestClip(bits), step = (1 - tightest) / float(clips - 1);
   for (int low = 0; low < clips; ++low)
-    for (int high = independent ? 0 : low; high < (independent ? clips : low + 1); ++high) {
+    for (int high = 0; high < clips; ++high) {
       if (low == 0 && high == 0)
         continue; // the full range
       const Grid grid = spanGrid(range.low * (1 - step * float(low)),

@@ -140,7 +140,7 @@ MOEPLAN_MULTIVERSION void quantizeBlocks(const Panel &panel, const QuantizerInpu
     const uint64_t begin = g * out.groupSize;
     const Grid grid =
         fitGroup<true>(panel.values + begin, input.importance + begin, out.groupEnd(g) - begin,
-                       out.bits, out.largest, out.steps, kClips, /*independent=*/true, kIterations);
+                       out.bits, out.largest, out.steps, kClips, kIterations);
     out.scales[g] = grid.scaleCode;
     out.zeros[g] = grid.zeroCode;
   }

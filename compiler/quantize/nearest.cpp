@@ -14,9 +14,8 @@ MOEPLAN_LANES_INLINE void quantizeGroups(const Panel &panel, const float *import
   for (uint64_t g = 0; g < out.groups; ++g) {
     const uint64_t begin = g * out.groupSize, count = out.groupEnd(g) - begin;
     const float *weights = kWeighted ? importance + begin : nullptr;
-    const Grid grid =
-        fitGroup<kWeighted>(panel.values + begin, weights, count, out.bits, out.largest, out.steps,
-                            clips, /*independent=*/true, iterations);
+    const Grid grid = fitGroup<kWeighted>(panel.values + begin, weights, count, out.bits,
+                                          out.largest, out.steps, clips, iterations);
     out.scales[g] = grid.scaleCode;
     out.zeros[g] = grid.zeroCode;
     roundToGrid(panel.values + begin, count, grid, out.largest, out.codes + begin);

@@ -59,8 +59,8 @@ struct CheckKernelFormatsPass : compiler::impl::CheckKernelFormatsBase<CheckKern
           findFormat(uint32_t(constantOf(kernel, "weight_format").value_or(MOEPLAN_FORMAT_F32)));
       if (formatOf(weight.getSegmentAttr()) != read)
         return dispatch.emitError() << "kernel '" << kernel.getSymName() << "' reads "
-                                    << (read ? StringRef(read->name) : "no known format") << ", not "
-                                    << weight.getSegment();
+                                    << (read ? StringRef(read->name) : "no known format")
+                                    << ", not " << weight.getSegment();
       return success();
     }
     auto resource = operand.getDefiningOp<plan::ResourceOp>();
