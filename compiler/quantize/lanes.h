@@ -21,8 +21,11 @@ typedef uint32_t WordLanes __attribute__((vector_size(64), aligned(64)));
 #define MOEPLAN_LANES_INLINE static inline __attribute__((always_inline))
 
 /// On a function: compiled for several instruction sets, chosen when the program starts. Not under
-/// a sanitizer, whose run time is not up when the choice is made.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(MOEPLAN_NO_MULTIVERSION)
+/// a sanitizer, whose run time is not up when the choice is made; nor by clang, which refuses to
+/// inline functions with vector arguments into clones for wider sets: built by it, quantisers are
+/// slower.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) &&                             \
+    !defined(__SANITIZE_ADDRESS__)
 #define MOEPLAN_MULTIVERSION __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define MOEPLAN_MULTIVERSION
