@@ -11,7 +11,6 @@
 #include "formats.h"
 #include "runtime/text/tokenizer.h"
 
-#include "llvm/ADT/ScopeExit.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
@@ -68,7 +67,7 @@ public:
       return error;
     if (Error error = collect())
       return error;
-    auto momentsOnly = open(momentsFile.path(), head.checkpointDigest);
+    auto momentsOnly = Statistics::open(momentsFile.path(), head.checkpointDigest);
     if (!momentsOnly)
       return momentsOnly.takeError();
     statistics = std::move(*momentsOnly);
@@ -94,10 +93,6 @@ public:
   }
 
 private:
-  static Expected<std::unique_ptr<Statistics>> open(StringRef path, StringRef digest) {
-    return Statistics::open(path, digest);
-  }
-
   ExpertLinear linear(uint64_t index, Linear which) const {
     return {uint32_t(index / head.numExperts), uint32_t(index % head.numExperts), which};
   }
@@ -247,10 +242,13 @@ private:
     session->setObserver(nullptr);
 
     for (const MomentCollector::Expert &expert : collector.experts()) {
-      if (!std::isfinite(expert.routingWeight))
+      if (!std::isfinite(expert.routingWeight) || !expert.input.isFinite() ||
+          !expert.hidden.isFinite())
         return createStringError("the model's activations are not finite on " + options.text);
       expertMoments.push_back(
           {expert.tokens, expert.routingWeight, uint32_t(blocks.input), uint32_t(blocks.hidden)});
+      if (expert.tokens < WeightQuantizer::kFewestTokens)
+        report.hardlyReached.push_back(linear(expertMoments.size() - 1, Linear::w1).expertName());
     }
     auto file = AtomicFile::create(momentsFile.path());
     if (!file)
@@ -284,11 +282,10 @@ private:
             tensor.shape[1]};
   }
 
-  /// What the squared error of each row counts for in the layer's output: see calibrate().
-  std::vector<float> rowGains(const ExpertLinear &which) const {
-    if (which.linear == Linear::w2)
-      return {};
-    const TensorView down = viewOf({which.layer, which.expert, Linear::w2});
+  /// What the squared error of each row of w1 and w3 counts for in the layer's output: see
+  /// calibrate().
+  std::vector<float> rowGains(uint32_t layer, uint32_t expert) const {
+    const TensorView down = viewOf({layer, expert, Linear::w2});
     std::vector<float> gains(down.columns), row(down.columns);
     for (uint64_t r = 0; r < down.rows; ++r) {
       decodeElements(down.dtype, down.data + r * down.columns * dtypeBytes(down.dtype),
@@ -339,22 +336,16 @@ private:
     return result.value();
   }
 
-  /// Divergence per squared error of the output, of one kind of linear in one layer.
+  /// The divergence from the reference with one kind of linear of all experts of a layer in the
+  /// probes' format.
   Expected<double> probe(uint32_t layer, Linear which) {
-    const FormatInfo &format = *findFormat(std::string_view(kProbeFormat));
-    double error = 0;
     std::vector<std::vector<uint8_t>> kept;
     for (uint32_t e = 0; e < head.numExperts; ++e) {
-      const ExpertLinear one{layer, e, which};
-      auto added = outputError(one, format, rowGains(one));
-      if (!added)
-        return added.takeError();
-      error += *added;
-      auto bytes = quantized(one, format);
+      auto bytes = quantized({layer, e, which}, probeFormat);
       if (!bytes)
         return bytes.takeError();
       kept.push_back(std::move(*bytes));
-      if (Error failed = replace(one, kept.back().data(), format))
+      if (Error failed = replace({layer, e, which}, kept.back().data(), probeFormat))
         return failed;
     }
     auto scored = score();
@@ -363,30 +354,59 @@ private:
         return failed;
     if (!scored)
       return scored.takeError();
-    return error > 0 ? std::max(scored->divergence, 0.0) / error : 0.0;
+    return std::max(scored->divergence, 0.0);
+  }
+
+  /// The sensitivities of one kind of linear in one layer. `gains` are the rows' of each expert.
+  Error predict(uint32_t layer, Linear which, ArrayRef<std::vector<float>> gains) {
+    double probed = 0;          // squared error of all experts in the probes' format
+    std::vector<double> errors; // [expert][format]
+    for (uint32_t e = 0; e < head.numExperts; ++e) {
+      const ExpertLinear one{layer, e, which};
+      const ArrayRef<float> rows = which == Linear::w2 ? ArrayRef<float>() : ArrayRef(gains[e]);
+      std::optional<double> inProbeFormat;
+      for (const FormatInfo *format : formats) {
+        auto error = outputError(one, *format, rows);
+        if (!error)
+          return error.takeError();
+        errors.push_back(*error);
+        if (format == &probeFormat)
+          inProbeFormat = *error;
+      }
+      if (!inProbeFormat) {
+        auto error = outputError(one, probeFormat, rows);
+        if (!error)
+          return error.takeError();
+        inProbeFormat = *error;
+      }
+      probed += *inProbeFormat;
+    }
+    auto divergence = probe(layer, which);
+    if (!divergence)
+      return divergence.takeError();
+    const double factor = probed > 0 ? *divergence / probed : 0.0;
+    for (uint32_t e = 0; e < head.numExperts; ++e) {
+      for (size_t f = 0; f < formats.size(); ++f)
+        sensitivities.emplace_back(layer, e, uint16_t(which), uint16_t(formats[f]->id), false,
+                                   factor * errors[e * formats.size() + f], 0.0, 0.0, 0.0);
+      checkpoint->release(tensorOf({layer, e, which}));
+    }
+    return Error::success();
   }
 
   Error predict() {
-    const uint64_t total = uint64_t(head.numLayers) * 3;
-    for (uint32_t layer = 0; layer < head.numLayers; ++layer)
-      for (Linear which : {Linear::w1, Linear::w3, Linear::w2}) {
-        auto factor = probe(layer, which);
-        if (!factor)
-          return factor.takeError();
-        for (uint32_t e = 0; e < head.numExperts; ++e) {
-          const ExpertLinear one{layer, e, which};
-          const std::vector<float> gains = rowGains(one);
-          for (const FormatInfo *format : formats) {
-            auto error = outputError(one, *format, gains);
-            if (!error)
-              return error.takeError();
-            sensitivities.emplace_back(layer, e, uint16_t(which), uint16_t(format->id), false,
-                                       *factor * *error, 0.0, 0.0, 0.0);
-          }
-          checkpoint->release(tensorOf(one));
-        }
-        progress("predict", uint64_t(layer) * 3 + uint64_t(which) + 1, total, "linears");
+    const uint64_t total = uint64_t(head.numLayers) * std::size(kLinears);
+    uint64_t done = 0;
+    for (uint32_t layer = 0; layer < head.numLayers; ++layer) {
+      std::vector<std::vector<float>> gains;
+      for (uint32_t e = 0; e < head.numExperts; ++e)
+        gains.push_back(rowGains(layer, e));
+      for (Linear which : kLinears) {
+        if (Error error = predict(layer, which, gains))
+          return error;
+        progress("predict", ++done, total, "linears");
       }
+    }
     return Error::success();
   }
 
@@ -417,6 +437,7 @@ private:
   StatisticsHead head;
   TemporaryOutput artifactFile, momentsFile;
   DefaultThreadPool pool;
+  const FormatInfo &probeFormat = *findFormat(std::string_view(kProbeFormat));
   std::vector<const FormatInfo *> formats;
   std::optional<AtomicFile> output;
   std::unique_ptr<Checkpoint> checkpoint;

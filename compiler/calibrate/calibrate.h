@@ -31,6 +31,7 @@ struct CalibrateReport {
   uint64_t fileBytes = 0, tokens = 0;
   uint32_t windows = 0, heldOutWindows = 0;
   uint64_t inputBlock = 0, hiddenBlock = 0; ///< columns of a block of moments; 1: diagonals
+  std::vector<std::string> hardlyReached;   ///< experts that will be quantised without calibration
 };
 
 /// Runs the checkpoint on the CPU runtime over most windows of the text, sums the second moments of

@@ -9,7 +9,7 @@ using namespace moeplan::compiler;
 
 namespace {
 
-/// Logits to log-probabilities, in place of neither: `out` may not overlap `logits`.
+/// Logits to log-probabilities; false where they are not finite.
 bool logSoftmax(const float *logits, uint32_t count, float *out) {
   const float largest = *std::max_element(logits, logits + count);
   double sum = 0;
@@ -53,7 +53,8 @@ Result<HeldOutScore> HeldOut::score(Session &session) const {
     MOEPLAN_TRY(runWindow(session, window));
     double increase = 0;
     for (uint64_t row = 0; row < rows; ++row, reference += vocabSize_) {
-      logSoftmax(session.logits(row), vocabSize_, ours.data());
+      if (!logSoftmax(session.logits(row), vocabSize_, ours.data()))
+        return invalidArgument("a quantised weight leaves no finite likelihoods");
       const auto token = static_cast<size_t>(window[row + 1]);
       increase += double(reference[token]) - double(ours[token]);
       double sum = 0;

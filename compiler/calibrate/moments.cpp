@@ -3,6 +3,7 @@
 #include "compiler/quantize/lanes.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 using namespace moeplan;
@@ -83,6 +84,10 @@ void MomentSum::add(const float *values, const uint32_t *rows, const float *fact
       for (uint64_t j = 0; j <= i; ++j)
         sums_[b * blockFloats + i * padded(block_) + j] += part[i * padded(size) + j];
   }
+}
+
+bool MomentSum::isFinite() const {
+  return std::all_of(sums_.begin(), sums_.end(), [](float sum) { return std::isfinite(sum); });
 }
 
 std::vector<float> MomentSum::triangles() const {

@@ -19,6 +19,8 @@ public:
   /// Adds `count` vectors: row rows[i] of `values` ([..][columns], float32) times factors[i]. Row i
   /// itself where `rows` is null. The sum's order is that of the calls and of the vectors in them.
   void add(const float *values, const uint32_t *rows, const float *factors, uint64_t count);
+  /// Whether no vector held a NaN or an infinity.
+  bool isFinite() const;
   /// The lower triangles, as in SecondMoments.
   std::vector<float> triangles() const;
 

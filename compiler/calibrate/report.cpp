@@ -168,7 +168,7 @@ std::vector<std::string> moeplan::compiler::hardlyReachedExperts(const Statistic
   for (uint32_t layer = 0; layer < m.num_layers(); ++layer)
     for (uint32_t e = 0; e < m.num_experts(); ++e)
       if (statistics.expert(layer, e).tokens() < WeightQuantizer::kFewestTokens)
-        names.push_back(("layers." + Twine(layer) + ".experts." + Twine(e)).str());
+        names.push_back(ExpertLinear{layer, e, Linear::w1}.expertName());
   return names;
 }
 
@@ -214,7 +214,7 @@ std::string moeplan::compiler::statisticsJson(const Statistics &statistics) {
         for (uint32_t e = 0; e < m.num_experts(); ++e) {
           const fb::ExpertStatistics &expert = statistics.expert(layer, e);
           out.object([&] {
-            out.attribute("expert", ("layers." + Twine(layer) + ".experts." + Twine(e)).str());
+            out.attribute("expert", ExpertLinear{layer, e, Linear::w1}.expertName());
             out.attribute("tokens", int64_t(expert.tokens()));
             out.attribute("routing_weight", expert.routing_weight());
             out.attribute("input_block", expert.input()->block());

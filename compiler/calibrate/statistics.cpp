@@ -22,7 +22,7 @@ std::optional<ExpertLinear> ExpertLinear::parse(StringRef name) {
       !name.consume_front(".experts.") || name.consumeInteger(10, result.expert) ||
       !name.consume_front("."))
     return std::nullopt;
-  for (Linear linear : {Linear::w1, Linear::w3, Linear::w2})
+  for (Linear linear : kLinears)
     if (name == kLinearNames[int(linear)]) {
       result.linear = linear;
       return result;
@@ -30,9 +30,10 @@ std::optional<ExpertLinear> ExpertLinear::parse(StringRef name) {
   return std::nullopt;
 }
 
-std::string ExpertLinear::name() const {
-  return ("layers." + Twine(layer) + ".experts." + Twine(expert) + "." + kLinearNames[int(linear)])
-      .str();
+std::string ExpertLinear::name() const { return expertName() + "." + kLinearNames[int(linear)]; }
+
+std::string ExpertLinear::expertName() const {
+  return ("layers." + Twine(layer) + ".experts." + Twine(expert)).str();
 }
 
 Expected<std::unique_ptr<Statistics>> Statistics::open(StringRef path, StringRef checkpointDigest) {

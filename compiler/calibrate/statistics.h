@@ -3,8 +3,8 @@
 
 #include "compiler/import/input_file.h"
 #include "compiler/quantize/hessian.h"
+#include "expert_kernels.h"
 #include "moestats_generated.h"
-#include "runtime/artifact/kernel_formats.h"
 
 #include "llvm/Support/Error.h"
 
@@ -14,9 +14,6 @@
 
 namespace moeplan::compiler {
 
-/// By Linear, whose numbers are those in files.
-inline constexpr const char *kLinearNames[] = {"w1", "w3", "w2"};
-
 /// The parts of "layers.3.experts.5.w2".
 struct ExpertLinear {
   uint32_t layer, expert;
@@ -25,6 +22,7 @@ struct ExpertLinear {
   /// Nothing where `name` is not the name of an expert's linear.
   static std::optional<ExpertLinear> parse(llvm::StringRef name);
   std::string name() const;
+  std::string expertName() const; ///< "layers.3.experts.5"
 };
 
 /// An open .moestats file, mapped and checked: every index and range in it holds, and every block

@@ -24,7 +24,7 @@ Expected<AtomicFile> AtomicFile::create(StringRef target) {
   AtomicFile file;
   file.target_ = target.str();
   file.temporary_ = file.target_ + ".tmp." + std::to_string(getpid());
-  struct stat info {};
+  struct stat info{};
   if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
     return createStringError(file.target_ + ": exists and is not a regular file");
   file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

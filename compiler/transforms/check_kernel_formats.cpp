@@ -1,5 +1,6 @@
 #include "compiler/transforms/passes.h"
 
+#include "expert_kernels.h"
 #include "formats.h"
 
 namespace moeplan::compiler {
@@ -12,15 +13,6 @@ using namespace moeplan;
 using namespace moeplan::compiler;
 
 namespace {
-
-/// The linears that a kernel reads through an expert table.
-SmallVector<FlatSymbolRefAttr, 2> linearsRead(StringRef implementation, plan::ExpertAttr expert) {
-  if (implementation == "experts_gate_up")
-    return {expert.getW1(), expert.getW3()};
-  if (implementation == "experts_down")
-    return {expert.getW2()};
-  return {};
-}
 
 std::optional<int64_t> constantOf(plan::KernelOp kernel, StringRef name) {
   if (auto value = kernel.getConstants().getAs<IntegerAttr>(name))
@@ -73,11 +65,19 @@ struct CheckKernelFormatsPass : compiler::impl::CheckKernelFormatsBase<CheckKern
                                   << (formats ? "' reads experts of a layer that has none"
                                               : "' states no formats of the experts it reads");
     plan::ExpertTableOp experts = table->second;
-    for (auto expert : experts.getExperts().getAsRange<plan::ExpertAttr>())
-      for (FlatSymbolRefAttr segment : linearsRead(kernel.getImplementation(), expert))
-        if (!(*formats >> formatOf(segment)->id & 1))
+    const ExpertKernel *reader = findExpertKernel(std::string_view(kernel.getImplementation()));
+    if (!reader)
+      return dispatch.emitError() << "'" << kernel.getImplementation()
+                                  << "' is none of the kernels that read experts";
+    for (auto expert : experts.getExperts().getAsRange<plan::ExpertAttr>()) {
+      const FlatSymbolRefAttr segments[] = {expert.getW1(), expert.getW3(), expert.getW2()};
+      for (Linear linear : kLinears) {
+        FlatSymbolRefAttr segment = segments[int(linear)];
+        if (reader->reads(linear) && !(*formats >> formatOf(segment)->id & 1))
           return dispatch.emitError() << "no kernel for " << segment.getValue() << ": '"
                                       << kernel.getSymName() << "' was not made for its format";
+      }
+    }
     return success();
   }
 };

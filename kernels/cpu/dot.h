@@ -128,7 +128,7 @@ INLINE void row_dot_tile(int64_t format, const float *const *x, const void *w, i
 #define WITH_PACKED_FORMAT(formats, actual, first, ...)                                            \
   if (((formats) & (7 << (first))) && (actual) >= (first) && (actual) < (first) + 3) {             \
     enum { format = (first) };                                                                     \
-    const int64_t occurring = (formats) >> (first)&7;                                              \
+    const int64_t occurring = (formats) >> (first) & 7;                                            \
     const int group_shift = 5 + (occurring == 1   ? 0                                              \
                                  : occurring == 2 ? 1                                              \
                                  : occurring == 4 ? 2                                              \

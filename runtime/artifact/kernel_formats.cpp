@@ -10,14 +10,6 @@ namespace moeplan {
 
 namespace {
 
-struct ExpertKernel {
-  std::string_view implementation;
-  bool linears[3]; // w1, w3, w2
-};
-constexpr ExpertKernel kExpertKernels[] = {{"experts_gate_up", {true, true, false}},
-                                           {"experts_down", {false, false, true}}};
-constexpr const char *kLinearNames[] = {"w1", "w3", "w2"};
-
 std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_view name) {
   for (const fb::Constant *constant : *kernel.constants())
     if (constant->name()->string_view() == name && !constant->is_real())
@@ -58,11 +50,12 @@ Status checkExperts(const fb::Artifact &artifact, const fb::Plan &plan, const fb
   for (uint32_t e = 0; e < numExperts; ++e) {
     const fb::Expert &expert = *plan.experts()->Get(layer * numExperts + e);
     const uint32_t segments[] = {expert.w1(), expert.w3(), expert.w2()};
-    for (int linear = 0; linear < 3; ++linear) {
-      const fb::Format format = formatOf(artifact, segments[linear]);
-      if (access->linears[linear] && !access->has(format))
+    for (Linear linear : kLinears) {
+      const auto index = static_cast<int>(linear);
+      const fb::Format format = formatOf(artifact, segments[index]);
+      if (access->reads(linear) && !access->has(format))
         return unsupported("no kernel for layers." + std::to_string(layer) + ".experts." +
-                           std::to_string(e) + "." + kLinearNames[linear] + ", which is " +
+                           std::to_string(e) + "." + kLinearNames[index] + ", which is " +
                            nameOf(format) + ": '" + kernel.symbol()->str() + "' cannot read that");
     }
   }
@@ -72,12 +65,11 @@ Status checkExperts(const fb::Artifact &artifact, const fb::Plan &plan, const fb
 } // namespace
 
 std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel) {
-  for (const ExpertKernel &known : kExpertKernels)
-    if (known.implementation == kernel.implementation()->string_view())
-      if (const auto formats = integerConstant(kernel, "formats"))
-        return ExpertAccess{{known.linears[0], known.linears[1], known.linears[2]},
-                            static_cast<uint64_t>(*formats)};
-  return std::nullopt;
+  const ExpertKernel *known = findExpertKernel(kernel.implementation()->string_view());
+  const std::optional<int64_t> formats = integerConstant(kernel, "formats");
+  if (!known || !formats)
+    return std::nullopt;
+  return ExpertAccess{known, static_cast<uint64_t>(*formats)};
 }
 
 Status checkKernelFormats(const fb::Artifact &artifact, const fb::Plan &plan) {

@@ -1,6 +1,7 @@
 // Which formats a kernel reads: it is what its constants say, fixed when it was compiled.
 #pragma once
 
+#include "expert_kernels.h"
 #include "moeplan_generated.h"
 #include "runtime/support/status.h"
 
@@ -9,15 +10,12 @@
 
 namespace moeplan {
 
-/// The linears of an expert, as in moeplan_expert.
-enum class Linear { w1, w3, w2 };
-
 /// What a kernel reads through an expert table.
 struct ExpertAccess {
-  bool linears[3];  ///< by Linear
-  uint64_t formats; ///< bit f: format f
+  const ExpertKernel *kernel; ///< never null
+  uint64_t formats;           ///< bit f: format f
 
-  bool reads(Linear linear) const { return linears[static_cast<int>(linear)]; }
+  bool reads(Linear linear) const { return kernel->reads(linear); }
   bool has(fb::Format format) const { return formats >> static_cast<unsigned>(format) & 1; }
 };
 

@@ -15,8 +15,8 @@ enum ExitCode { kExitDone = 0, kExitFailed = 1, kExitWrongUsage = 2 };
 /// `code`.
 int reportFailure(const std::string &program, std::string message, ExitCode code);
 
-/// Parses into `app`, whose name is the program's. Returns the exit code where the program is to
-/// end: after --help or --version, or after a wrong command line, about which it prints one line.
+/// Parses into `app`, whose name is the program's. Returns the exit code where the program is to end:
+/// after --help or --version, or after a wrong command line, about which it prints one line.
 std::optional<int> parseCommandLine(CLI::App &app, int argc, char **argv);
 
 } // namespace moeplan

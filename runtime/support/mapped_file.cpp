@@ -18,7 +18,7 @@ Result<MappedFile> MappedFile::open(const std::string &path) {
     return Status(missing ? MOEPLAN_NOT_FOUND : MOEPLAN_IO_ERROR,
                   path + ": " + std::strerror(errno));
   }
-  struct stat info {};
+  struct stat info{};
   MappedFile file;
   Status failure;
   if (fstat(fd, &info) != 0)

@@ -16,7 +16,7 @@ static_assert(std::endian::native == std::endian::little, "rows are written as t
 NpyWriter::NpyWriter(std::string path, size_t rows, size_t columns)
     : path_(std::move(path)), temporaryPath_(path_ + ".tmp." + std::to_string(getpid())),
       columns_(columns), rowsMissing_(rows) {
-  struct stat status {};
+  struct stat status{};
   if (stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
     throw Failure(path_ + ": not a regular file");
   file_.reset(std::fopen(temporaryPath_.c_str(), "wbxe"));

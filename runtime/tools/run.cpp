@@ -50,7 +50,7 @@ volatile std::sig_atomic_t interrupted = 0;
 
 /// The first Ctrl-C ends the run in order, a second one ends the process.
 void catchInterrupt() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { interrupted = 1; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   (void)sigaction(SIGINT, &action, nullptr);

@@ -7,6 +7,8 @@
 #include "runtime/support/progress.h"
 #include "runtime/support/units.h"
 
+#include "llvm/ADT/StringExtras.h"
+
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -59,17 +61,15 @@ int run(Options &options) {
                static_cast<unsigned long long>(report->tokens), report->windows,
                report->heldOutWindows, momentsText(report->inputBlock).c_str(),
                momentsText(report->hiddenBlock).c_str());
+  if (!report->hardlyReached.empty())
+    std::fprintf(stderr, "hardly reached, will be quantised without calibration: %s\n",
+                 llvm::join(report->hardlyReached, ", ").c_str());
+  if (!options.report)
+    return kExitDone;
   auto statistics = compiler::Statistics::open(output, "");
   if (!statistics)
     return reportFailure("moeplanc", llvm::toString(statistics.takeError()), kExitFailed);
-  std::string unreached;
-  for (const std::string &name : compiler::hardlyReachedExperts(**statistics))
-    unreached += (unreached.empty() ? "" : ", ") + name;
-  if (!unreached.empty())
-    std::fprintf(stderr, "hardly reached, will be quantised without calibration: %s\n",
-                 unreached.c_str());
-  if (options.report)
-    std::fputs(compiler::printStatistics(**statistics).c_str(), stdout);
+  std::fputs(compiler::printStatistics(**statistics).c_str(), stdout);
   return kExitDone;
 }
 

@@ -6,6 +6,8 @@
 #include "runtime/support/progress.h"
 #include "runtime/support/units.h"
 
+#include "llvm/ADT/StringExtras.h"
+
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -47,19 +49,12 @@ int runCompile(compiler::CompileOptions &options) {
   if (progress)
     progress->finish();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  std::string cpus;
-  for (const std::string &cpu : report->targetCpus)
-    cpus += (cpus.empty() ? "" : ", ") + cpu;
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
-               report->kernels, cpus.c_str(), seconds.count());
-  if (!report->hardlyReached.empty()) {
-    std::string names;
-    for (const std::string &name : report->hardlyReached)
-      names += (names.empty() ? "" : ", ") + name;
+               report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
+  if (!report->hardlyReached.empty())
     std::fprintf(stderr, "quantised without calibration, which hardly reached them: %s\n",
-                 names.c_str());
-  }
+                 llvm::join(report->hardlyReached, ", ").c_str());
   return kExitDone;
 }
 

@@ -65,6 +65,19 @@ plan.plan @formats_not_stated {
 
 // -----
 
+plan.segment @"a@f32" source "a" format "f32" shape [32, 32]
+plan.kernel @other implements "linear" {formats = 2 : i64}
+plan.plan @no_reader_of_experts {
+  plan.expert_table 0 [#plan.expert<w1 = @"a@f32", w3 = @"a@f32", w2 = @"a@f32", residency = host>]
+  plan.program @decode max_tokens 1 memory host {
+    %t = plan.resource experts 0 : <host>
+    // expected-error @+1 {{'linear' is none of the kernels that read experts}}
+    plan.dispatch @other tiles 1 (read %t) : !plan.buffer<host>
+  }
+}
+
+// -----
+
 plan.kernel @down implements "experts_down" {formats = 2 : i64}
 plan.plan @no_table {
   plan.program @decode max_tokens 1 memory host {

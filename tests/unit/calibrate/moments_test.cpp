@@ -54,6 +54,19 @@ TEST(MomentSumTest, IsTheSumOfOuterProducts) {
   }
 }
 
+TEST(MomentSumTest, KnowsWhetherItIsFinite) {
+  for (uint64_t block : {40, 1}) {
+    std::vector<float> x = randomFloats(80, 7);
+    const float factors[] = {1, 1};
+    MomentSum sum(40, block);
+    sum.add(x.data(), nullptr, factors, 2);
+    EXPECT_TRUE(sum.isFinite());
+    x[79] = NAN;
+    sum.add(x.data(), nullptr, factors, 2);
+    EXPECT_FALSE(sum.isFinite());
+  }
+}
+
 TEST(MomentBlocksTest, AreAsLargeAsTheMemoryAllows) {
   auto blocks = [](uint64_t limit) {
     const MomentBlocks b = chooseMomentBlocks(4096, 14336, 256, limit);

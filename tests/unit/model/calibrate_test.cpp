@@ -59,6 +59,7 @@ TEST_F(CalibrateTest, EveryTokenReachesItsExperts) {
   EXPECT_GE(report->heldOutWindows, (report->windows + report->heldOutWindows) / 10);
   EXPECT_EQ(report->inputBlock, 24u);
   EXPECT_EQ(report->hiddenBlock, 40u);
+  EXPECT_TRUE(report->hardlyReached.empty());
   EXPECT_EQ(files(), (std::set<std::string>{"checkpoint", "text.txt", "x.moestats"}));
 
   auto statistics = llvm::cantFail(compiler::Statistics::open(request.output, ""));
@@ -156,6 +157,21 @@ TEST_F(CalibrateTest, LittleMemoryKeepsLessOfTheHessian) {
   EXPECT_EQ(report->hiddenBlock, 1u);
   request.memoryLimit = 100;
   EXPECT_NE(error().find("even diagonals take"), std::string::npos);
+}
+
+TEST_F(CalibrateTest, ActivationsThatAreNoNumbersAreRefused) {
+  // The first number of the last layer's expert 0, w1, of a checkpoint in bf16.
+  const auto weights = std::filesystem::path(path("checkpoint")) / "model.safetensors";
+  std::string bytes = readFile(weights);
+  auto checkpoint = llvm::cantFail(compiler::Checkpoint::open(request.checkpoint));
+  const uint32_t last = checkpoint->config().numLayers - 1;
+  const auto &tensor = checkpoint->tensors().at("model.layers." + std::to_string(last) +
+                                                ".block_sparse_moe.experts.0.w1.weight");
+  bytes[tensor.offset] = char(0xc0);
+  bytes[tensor.offset + 1] = char(0x7f);
+  writeFile(weights, bytes);
+  EXPECT_EQ(error(), "the model's activations are not finite on " + path("text.txt"));
+  EXPECT_EQ(files(), (std::set<std::string>{"checkpoint", "text.txt"}));
 }
 
 TEST_F(CalibrateTest, TextsThatSayTooLittleAreRefused) {
