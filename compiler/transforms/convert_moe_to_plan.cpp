@@ -53,11 +53,10 @@ public:
   ModelConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
                  const FormatInfo &kvFormat, int64_t alsoFormats)
       : module(module), program(module, op), programOp(op), function(function), kvFormat(kvFormat),
-        alsoFormats(alsoFormats),
-        matrixFormat(
-            function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName)
-                ? function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName).getValue()
-                : StringRef("bf16")) {}
+        alsoFormats(alsoFormats) {
+    if (auto format = function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName))
+      matrixFormat = format.getValue();
+  }
 
   void run() {
     for (Operation &op : function.front())
@@ -289,8 +288,8 @@ private:
   plan::ProgramOp programOp;
   func::FuncOp function;
   const FormatInfo &kvFormat;
-  int64_t alsoFormats;    ///< bit set
-  StringRef matrixFormat; ///< of everything outside the experts that is no vector
+  int64_t alsoFormats;             ///< bit set
+  StringRef matrixFormat = "bf16"; ///< of everything outside the experts that is no vector
   llvm::DenseMap<Value, Value> buffers;
   llvm::DenseMap<std::pair<int64_t, int64_t>, Value> ropeTables;
   int64_t weightBytesPerToken = 0;

@@ -22,9 +22,10 @@ CHECKPOINT = ROOT / "examples" / "tiny-mixtral"
 TEXTS = ["wiki.test.txt", "holmes.txt"]
 CONTEXT = 256
 
-# Largest increase, in percent, mean of the two texts, that the default may cost at these bits.
 MIX = "int2g32 and int3g32"  # 3.0 bits, by predicted sensitivity
+# Largest increase, in percent, mean of the two texts, that the default may cost at these bits.
 LIMITS = {"int8g64": 0.05, "int4g32": 0.45, "int3g32": 1.8, MIX: 6.0, "int2g32": 13.0}
+
 
 class Bench:
     def __init__(self, bin_dir, folder, windows):
