@@ -32,7 +32,7 @@ inline constexpr FormatInfo packedFormat(moeplan_format id, std::string_view nam
 
 inline constexpr std::array<FormatInfo, 14> kFormats{{
     {MOEPLAN_FORMAT_F32, "f32", 32, 0, true, ScaleType::None, &kRowMajorPacking},
-    {MOEPLAN_FORMAT_BF16, "bf16", 16, 0, true, ScaleType::None, &kRowMajorPacking},
+    {MOEPLAN_FORMAT_BF16, "bf16", 16, 0, true, ScaleType::None, &kPairPacking},
     packedFormat(MOEPLAN_FORMAT_INT8G32, "int8g32", 8, 32),
     packedFormat(MOEPLAN_FORMAT_INT8G64, "int8g64", 8, 64),
     packedFormat(MOEPLAN_FORMAT_INT8G128, "int8g128", 8, 128),

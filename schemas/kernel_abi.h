@@ -17,7 +17,7 @@ extern "C" {
 #define MOEPLAN_CONSTEXPR
 #endif
 
-#define MOEPLAN_KERNEL_ABI_VERSION 2u
+#define MOEPLAN_KERNEL_ABI_VERSION 3u
 
 /* Every kernel library exports a `const uint32_t` of this name with the ABI version. */
 #define MOEPLAN_KERNEL_ABI_SYMBOL "moeplan_kernel_abi_version"
@@ -70,6 +70,16 @@ enum moeplan_format {
 #define MOEPLAN_BLOCK_COLUMNS 32
 #define MOEPLAN_SCALE_BIAS (103u << 23)
 
+/* bf16 weights [rows, columns] lie in the same tiles of 16 rows: [tiles][pairs][16 rows][2], a pair
+ * being two neighbouring columns. Rows and pairs are padded with zeros, pairs to an even number. */
+#define MOEPLAN_PAIRS(columns) (((columns) + 3) / 4 * 2)
+/* Where element (row, column) is, in elements. */
+#define MOEPLAN_PAIR_INDEX(row, column, columns)                                                   \
+  ((((row) / MOEPLAN_TILE_ROWS * MOEPLAN_PAIRS(columns) + (column) / 2) * MOEPLAN_TILE_ROWS +      \
+    (row) % MOEPLAN_TILE_ROWS) *                                                                   \
+       2 +                                                                                         \
+   (column) % 2)
+
 static inline MOEPLAN_CONSTEXPR int moeplan_format_is_packed(unsigned format) {
   return format >= MOEPLAN_FORMAT_INT8G32 && format <= MOEPLAN_FORMAT_MAX;
 }
@@ -84,12 +94,27 @@ static inline MOEPLAN_CONSTEXPR int moeplan_format_group_size(unsigned format) {
   return 32 << (format - MOEPLAN_FORMAT_INT8G32) % 3;
 }
 
+/* How the KV cache stores keys and values; the layouts are in kernels/cpu/kv_cache.h. Same values as
+ * `KvFormat` in moeplan.fbs. */
+enum moeplan_kv_format { MOEPLAN_KV_F32 = 1, MOEPLAN_KV_BF16 = 2, MOEPLAN_KV_INT8 = 3 };
+
+/* Positions of a cache come in multiples of this. */
+#define MOEPLAN_KV_POSITIONS 32
+
+/* Bytes that the keys of one position of one head take, and as many for the values. */
+static inline MOEPLAN_CONSTEXPR unsigned moeplan_kv_row_bytes(unsigned kv_format,
+                                                              unsigned head_dim) {
+  return kv_format == MOEPLAN_KV_BF16   ? (head_dim + 15) / 16 * 16 * 2
+         : kv_format == MOEPLAN_KV_INT8 ? (head_dim + 3) / 4 * 4 + 4
+                                        : head_dim * 4;
+}
+
 /* What differs from one execution of a program to the next. */
 typedef struct moeplan_step {
   uint32_t token_count;  /* live tokens (rows) of this execution, 1 .. the program's max_tokens */
   uint32_t logits_begin; /* first row whose logits are wanted, 0 .. token_count (= none) */
   uint64_t position;     /* position in the KV cache of token 0 */
-  uint64_t kv_capacity;  /* positions the KV cache has room for */
+  uint64_t kv_capacity;  /* positions the KV cache has room for: a multiple of 32 */
 } moeplan_step;
 
 /* One row of a layer's expert table: where the three linears of an expert are, and their formats.

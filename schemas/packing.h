@@ -70,18 +70,56 @@ inline void pack(const WeightShape &s, const QuantizedView &n, uint8_t *out) {
 inline void unpack(const WeightShape &s, const uint8_t *in, const QuantizedView &n) {
   std::memcpy(n.codes, in, s.rows * s.columns * s.bits / 8);
 }
-/// float32, or the upper half of one: bf16.
+/// float32.
 inline float at(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t column) {
-  uint32_t value = 0;
-  const uint64_t size = s.bits / 8;
-  std::memcpy(reinterpret_cast<char *>(&value) + sizeof(value) - size,
-              in + (row * s.columns + column) * size, size);
-  float result;
-  std::memcpy(&result, &value, sizeof(result));
-  return result;
+  float value;
+  std::memcpy(&value, in + (row * s.columns + column) * sizeof(value), sizeof(value));
+  return value;
 }
 
 } // namespace row_major
+
+/// Elements of 16 bits in tiles of 16 rows and pairs of columns, as described in kernel_abi.h.
+namespace pairs {
+
+inline std::optional<uint64_t> bytes(const WeightShape &s) {
+  uint64_t elements = 0, bytes = 0;
+  const uint64_t rows = s.rows / MOEPLAN_TILE_ROWS + (s.rows % MOEPLAN_TILE_ROWS != 0);
+  const uint64_t quads = s.columns / 4 + (s.columns % 4 != 0);
+  if (__builtin_mul_overflow(rows, quads, &elements) ||
+      __builtin_mul_overflow(elements, uint64_t(4 * MOEPLAN_TILE_ROWS * sizeof(uint16_t)), &bytes))
+    return std::nullopt;
+  return bytes;
+}
+inline void pack(const WeightShape &s, const QuantizedView &n, uint8_t *out) {
+  std::memset(out, 0, *bytes(s));
+  for (uint64_t row = 0; row < s.rows; ++row) {
+    uint8_t *target = out + MOEPLAN_PAIR_INDEX(row, uint64_t(0), s.columns) * 2;
+    const uint8_t *source = n.codes + row * s.columns * 2;
+    for (uint64_t column = 0; column + 2 <= s.columns; column += 2)
+      std::memcpy(target + column * MOEPLAN_TILE_ROWS * 2, source + column * 2, 4);
+    if (s.columns % 2)
+      std::memcpy(target + (s.columns - 1) * MOEPLAN_TILE_ROWS * 2, source + (s.columns - 1) * 2,
+                  2);
+  }
+}
+inline void unpack(const WeightShape &s, const uint8_t *in, const QuantizedView &n) {
+  for (uint64_t row = 0; row < s.rows; ++row)
+    for (uint64_t column = 0; column < s.columns; ++column)
+      std::memcpy(n.codes + (row * s.columns + column) * 2,
+                  in + MOEPLAN_PAIR_INDEX(row, column, s.columns) * 2, 2);
+}
+/// bf16: the upper half of a float32.
+inline float at(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t column) {
+  uint16_t half = 0;
+  std::memcpy(&half, in + MOEPLAN_PAIR_INDEX(row, column, s.columns) * 2, 2);
+  const uint32_t bits = uint32_t(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+} // namespace pairs
 
 /// Tiles of 16 rows and blocks of 32 columns, as described in kernel_abi.h.
 namespace tiled {
@@ -178,6 +216,8 @@ inline float at(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t 
 
 inline constexpr PackingInfo kRowMajorPacking{"row-major", row_major::bytes, row_major::pack,
                                               row_major::unpack, row_major::at};
+inline constexpr PackingInfo kPairPacking{"tiles of 16 rows, pairs of columns", pairs::bytes,
+                                          pairs::pack, pairs::unpack, pairs::at};
 inline constexpr PackingInfo kTiledPacking{"tiles of 16x32", tiled::bytes, tiled::pack,
                                            tiled::unpack, tiled::at};
 

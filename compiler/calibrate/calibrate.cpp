@@ -142,7 +142,8 @@ private:
     CompileOptions compilation;
     compilation.checkpoint = options.checkpoint;
     compilation.output = artifactFile.path();
-    compilation.alsoFormats = {kProbeFormat};
+    // Beside f32 weights activations are float32, which is what the moments are summed from.
+    compilation.alsoFormats = {kProbeFormat, "f32"};
     for (const FormatInfo *format : formats)
       compilation.alsoFormats.emplace_back(format->name);
     // What the checkpoint holds, exactly.
@@ -234,7 +235,7 @@ private:
     uint64_t done = 0;
     for (const std::vector<int32_t> &window : collected.windows) {
       session->reset();
-      if (Status status = session->append(window, 0); !status.ok())
+      if (Status status = session->append(window, window.size()); !status.ok())
         return toError(std::move(status));
       done += window.size();
       progress("calibrate", done, head.tokens, "tokens");

@@ -1,6 +1,7 @@
 #include "compiler/calibrate/moments.h"
 
 #include "compiler/quantize/lanes.h"
+#include "cpu/operand.h"
 
 #include <algorithm>
 #include <cmath>
@@ -53,21 +54,21 @@ uint64_t MomentSum::bytes(uint64_t columns, uint64_t block) {
   return (columns + block - 1) / block * block * padded(block) * sizeof(float);
 }
 
-void MomentSum::add(const float *values, const uint32_t *rows, const float *factors,
-                    uint64_t count) {
+void MomentSum::add(const float *values, uint64_t stride, const uint32_t *rows,
+                    const float *factors, uint64_t count) {
   if (count == 0)
     return;
-  const uint64_t stride = padded(columns_);
-  std::vector<float> x(count * stride);
+  const uint64_t width = padded(columns_);
+  std::vector<float> x(count * width);
   for (uint64_t t = 0; t < count; ++t) {
-    const float *vector = values + (rows ? rows[t] : t) * columns_;
+    const float *vector = values + (rows ? rows[t] : t) * stride;
     for (uint64_t k = 0; k < columns_; ++k)
-      x[t * stride + k] = vector[k] * factors[t];
+      x[t * width + k] = vector[k] * factors[t];
   }
   if (block_ == 1) {
     for (uint64_t t = 0; t < count; ++t)
       for (uint64_t k = 0; k < columns_; ++k)
-        sums_[k] += x[t * stride + k] * x[t * stride + k];
+        sums_[k] += x[t * width + k] * x[t * width + k];
     return;
   }
   const uint64_t blockFloats = block_ * padded(block_);
@@ -75,11 +76,11 @@ void MomentSum::add(const float *values, const uint32_t *rows, const float *fact
     // The last block has the others' row length.
     const uint64_t size = std::min(block_, columns_ - begin);
     if (padded(size) == padded(block_)) {
-      addOuterProducts(x.data() + begin, stride, count, size, sums_.data() + b * blockFloats);
+      addOuterProducts(x.data() + begin, width, count, size, sums_.data() + b * blockFloats);
       continue;
     }
     std::vector<float> part(size * padded(size));
-    addOuterProducts(x.data() + begin, stride, count, size, part.data());
+    addOuterProducts(x.data() + begin, width, count, size, part.data());
     for (uint64_t i = 0; i < size; ++i)
       for (uint64_t j = 0; j <= i; ++j)
         sums_[b * blockFloats + i * padded(block_) + j] += part[i * padded(size) + j];
@@ -103,14 +104,35 @@ std::vector<float> MomentSum::triangles() const {
   return out;
 }
 
+namespace {
+
+/// Floats from one operand row to the next, with the forms and the columns that the kernel's
+/// constants name. The runtime has checked the types of constants, the compiler made them.
+uint64_t floatsPerRow(const fb::Kernel &kernel, std::string_view forms, std::string_view columns) {
+  auto constant = [&](std::string_view name) -> int64_t {
+    for (const fb::Constant *each : *kernel.constants())
+      if (each->name()->string_view() == name)
+        return each->integer();
+    return 0;
+  };
+  return uint64_t(moeplan_operand_bytes(constant(forms), constant(columns))) / sizeof(float);
+}
+
+} // namespace
+
 MomentCollector::MomentCollector(const Artifact &artifact, uint64_t inputBlock,
                                  uint64_t hiddenBlock, llvm::ThreadPoolInterface &threads)
     : numExperts_(artifact.model().num_experts()), threads_(threads) {
   for (const fb::Kernel *kernel : *artifact.metadata().kernels()) {
     const std::string_view name = kernel->implementation()->string_view();
-    kinds_.push_back(name == "group_by_expert"   ? Kind::GroupByExpert
-                     : name == "experts_gate_up" ? Kind::GateUp
-                                                 : Kind::Other);
+    KernelRole role;
+    role.slotWeights = name == "group_by_expert" ? 4 : name == "vector_router" ? 5 : -1;
+    role.isGateUp = name == "experts_gate_up";
+    if (role.isGateUp) {
+      role.inputStride = floatsPerRow(*kernel, "x_forms", "features");
+      role.hiddenStride = floatsPerRow(*kernel, "h_forms", "intermediate");
+    }
+    roles_.push_back(role);
   }
   const fb::Model &model = artifact.model();
   const uint64_t count = uint64_t(model.num_layers()) * numExperts_;
@@ -121,15 +143,14 @@ MomentCollector::MomentCollector(const Artifact &artifact, uint64_t inputBlock,
 
 void MomentCollector::afterDispatch(const fb::Dispatch &dispatch, std::span<void *const> operands,
                                     const moeplan_step &) {
-  const Kind kind = kinds_[dispatch.kernel()];
-  if (kind == Kind::Other)
+  const KernelRole &role = roles_[dispatch.kernel()];
+  if (role.slotWeights >= 0)
+    slotWeight_ = static_cast<const float *>(operands[role.slotWeights]);
+  if (!role.isGateUp)
     return;
-  if (kind == Kind::GroupByExpert) {
-    slotWeight_ = static_cast<const float *>(operands[4]);
-    return;
-  }
-  // experts_gate_up: x, the expert table, expert_begin, slot_token, h. The slots' weights are still
-  // where group_by_expert put them, since the down projection has yet to read them.
+  // x, the expert table, expert_begin, slot_token, h. The float32 form of an operand comes first.
+  // The slots' weights are still where they were put, since the down projection has yet to read
+  // them.
   const auto *x = static_cast<const float *>(operands[0]);
   const uint32_t layer = dispatch.bindings()->Get(1)->index();
   const auto *begin = static_cast<const uint32_t *>(operands[2]);
@@ -145,11 +166,11 @@ void MomentCollector::afterDispatch(const fb::Dispatch &dispatch, std::span<void
     expert.tokens += count;
     for (uint32_t i = 0; i < count; ++i)
       expert.routingWeight += double(weights[i]);
-    group.async([&expert, x, slotToken, first, weights, count] {
-      expert.input.add(x, slotToken + first, weights, count);
+    group.async([&expert, &role, x, slotToken, first, weights, count] {
+      expert.input.add(x, role.inputStride, slotToken + first, weights, count);
     });
-    group.async([&expert, h, first, weights, count] {
-      expert.hidden.add(h + first * expert.hidden.columns(), nullptr, weights, count);
+    group.async([&expert, &role, h, first, weights, count] {
+      expert.hidden.add(h + first * role.hiddenStride, role.hiddenStride, nullptr, weights, count);
     });
   }
   group.wait();

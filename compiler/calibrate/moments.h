@@ -16,9 +16,10 @@ class MomentSum {
 public:
   MomentSum(uint64_t columns, uint64_t block);
 
-  /// Adds `count` vectors: row rows[i] of `values` ([..][columns], float32) times factors[i]. Row i
+  /// Adds `count` vectors: row rows[i] of `values` (float32 [..][stride]) times factors[i]. Row i
   /// itself where `rows` is null. The sum's order is that of the calls and of the vectors in them.
-  void add(const float *values, const uint32_t *rows, const float *factors, uint64_t count);
+  void add(const float *values, uint64_t stride, const uint32_t *rows, const float *factors,
+           uint64_t count);
   /// Whether no vector held a NaN or an infinity.
   bool isFinite() const;
   /// The lower triangles, as in SecondMoments.
@@ -35,7 +36,8 @@ private:
 };
 
 /// Watches a session and sums up what reaches each expert. The session must run programs of the
-/// artifact given here.
+/// artifact given here, whose expert kernels must read f32 weights among others: so that what they
+/// multiply is there in float32.
 class MomentCollector : public DispatchObserver {
 public:
   struct Expert {
@@ -56,9 +58,14 @@ public:
   const std::vector<Expert> &experts() const { return experts_; } ///< layer first
 
 private:
-  enum class Kind { Other, GroupByExpert, GateUp };
+  /// What of a kernel of the artifact matters here.
+  struct KernelRole {
+    int slotWeights = -1; ///< its operand that gets the slots' weights; -1: none
+    bool isGateUp = false;
+    uint64_t inputStride = 0, hiddenStride = 0; ///< floats between rows of x and of h
+  };
 
-  std::vector<Kind> kinds_; ///< of the artifact's kernels
+  std::vector<KernelRole> roles_; ///< of the artifact's kernels
   uint32_t numExperts_;
   llvm::ThreadPoolInterface &threads_;
   std::vector<Expert> experts_;

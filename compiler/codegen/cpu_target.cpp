@@ -40,6 +40,7 @@ Expected<CpuTarget> moeplan::compiler::resolveCpuTarget(StringRef request) {
     if (!host && request != "generic")
       return createStringError("on " + target.triple + " the target CPU is 'host' or 'generic'");
     target.cpu = "generic";
+    target.kernels = std::end(kCpuKernelBitcodes) - 1;
     return target;
   }
   if (X86::parseArchX86(target.cpu, /*Only64Bit=*/true) == X86::CK_None)
@@ -72,7 +73,8 @@ Expected<CpuTarget> moeplan::compiler::resolveCpuTarget(StringRef request) {
   sort(switches);
   target.llvmFeatures = join(switches.begin(), switches.end(), ",");
 
-  auto has = [&](StringRef feature) { return is_contained(target.features, feature); };
-  target.lanes = has("avx512f") ? 16 : has("avx") ? 8 : 4;
+  target.kernels = find_if(kCpuKernelBitcodes, [&](const CpuKernelBitcode &kernels) {
+    return kernels.runsOn([&](StringRef feature) { return is_contained(target.features, feature); });
+  });
   return target;
 }

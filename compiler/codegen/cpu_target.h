@@ -1,6 +1,8 @@
 // What CPU the kernels are compiled for.
 #pragma once
 
+#include "cpu/bitcode.h"
+
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -16,7 +18,7 @@ struct CpuTarget {
   std::string triple;                ///< "x86_64-pc-linux-gnu"
   std::vector<std::string> features; ///< every ISA extension the code may use, sorted
   std::string llvmFeatures;          ///< the same for LLVM: "+avx2,-avx512f,..."
-  unsigned lanes = 4;                ///< float32 lanes of a vector register: 4, 8 or 16
+  const CpuKernelBitcode *kernels = nullptr; ///< the best micro-kernels for it; never null
 };
 
 /// Resolves `request`: "host" or a CPU name that LLVM knows. An extension the runtime cannot detect

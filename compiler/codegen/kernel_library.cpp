@@ -1,7 +1,6 @@
 #include "compiler/codegen/kernel_library.h"
 
 #include "compiler/codegen/link.h"
-#include "cpu/bitcode.h"
 #include "kernel_abi.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
@@ -54,7 +53,7 @@ public:
     // be split where a CPU's tuning prefers shorter ones.
     attributes.addAttribute("target-cpu", target.cpu);
     attributes.addAttribute("target-features", target.llvmFeatures);
-    std::string bits = std::to_string(32 * target.lanes);
+    std::string bits = std::to_string(32 * target.kernels->lanes);
     attributes.addAttribute("prefer-vector-width", bits);
     attributes.addAttribute("min-legal-vector-width", bits);
     // A loop that clears or copies must not become a call of memset or memcpy: a kernel library has
@@ -190,7 +189,7 @@ Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> k
     return machine.takeError();
 
   LLVMContext context;
-  std::span<const char> bitcode = cpuKernelBitcode(target.lanes);
+  std::span<const char> bitcode = target.kernels->bytes();
   auto parsed = parseBitcodeFile(
       MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);
   if (!parsed)

@@ -79,6 +79,8 @@ public:
     if (Error error = runPasses([&](mlir::PassManager &passes) {
           ConvertMoeToPlanOptions conversion;
           conversion.alsoFormats = options.alsoFormats;
+          if (!options.kvFormat.empty())
+            conversion.kvFormat = options.kvFormat;
           passes.addPass(createConvertMoeToPlan(std::move(conversion)));
           passes.addPass(createCheckKernelFormats());
           passes.addPass(createScheduleTransfers());

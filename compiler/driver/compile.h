@@ -29,6 +29,7 @@ struct CompileOptions {
   /// Formats that expert kernels must read besides those that occur, so that weights can be
   /// swapped.
   std::vector<std::string> alsoFormats;
+  std::string kvFormat;                ///< of the KV cache: f32, bf16 or int8; empty: bf16
   unsigned threads = 0;                ///< of the quantisers; 0: all cores
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"

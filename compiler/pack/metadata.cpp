@@ -2,6 +2,7 @@
 
 #include "dialects/plan/PlanDialect.h"
 #include "formats.h"
+#include "kv_formats.h"
 #include "moeplan_generated.h"
 
 #include "llvm/ADT/StringMap.h"
@@ -191,7 +192,7 @@ private:
         m.getNumExperts(), m.getNumExpertsPerTok(), m.getRmsNormEps().getValueAsDouble(),
         m.getRopeTheta().getValueAsDouble(), m.getSlidingWindow(), m.getMaxPositionEmbeddings(),
         m.getTieWordEmbeddings(), m.getBosTokenId(), builder.CreateVector(eos),
-        formatOf(m.getKvCacheFormat()));
+        static_cast<fb::KvFormat>(findKvFormat(std::string_view(m.getKvCacheFormat().getValue()))->id));
   }
 
   const MetadataInput &in;

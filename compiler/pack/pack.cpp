@@ -125,14 +125,21 @@ private:
     if (format.isPacked())
       return writeQuantized(file, segment, extent, tensor, format);
     const uint8_t *in = checkpoint.bytes(tensor).data();
-    const uint64_t elements = tensor.bytes / dtypeBytes(tensor.dtype);
-    std::vector<uint8_t> part;
+    const uint64_t columns = tensor.shape.back();
+    const uint64_t rows = tensor.shape.size() == 1 ? 1 : tensor.shape[0];
+    // Whole tiles of rows at a time: packed, they follow each other as the rows do.
+    const uint64_t stripRows =
+        std::max<uint64_t>(kElementsPerPart / columns / MOEPLAN_TILE_ROWS, 1) * MOEPLAN_TILE_ROWS;
+    std::vector<uint8_t> elements, part;
     Hasher hasher;
-    for (uint64_t done = 0; done < elements; done += kElementsPerPart) {
-      const uint64_t count = std::min(kElementsPerPart, elements - done);
-      part.resize(count * format.bits / 8);
-      convertElements(tensor.dtype, in + done * dtypeBytes(tensor.dtype), count, format,
-                      part.data());
+    for (uint64_t row = 0; row < rows; row += stripRows) {
+      const uint64_t count = std::min(stripRows, rows - row);
+      elements.resize(count * columns * format.bits / 8);
+      convertElements(tensor.dtype, in + row * columns * dtypeBytes(tensor.dtype), count * columns,
+                      format, elements.data());
+      part.resize(*formatBytes(format, count, columns));
+      format.packing->pack({format.bits, format.groupSize, count, columns},
+                           {elements.data(), nullptr, nullptr}, part.data());
       hasher.update(part.data(), part.size());
       if (Error error = file.write(part))
         return error;

@@ -32,8 +32,13 @@ def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
   }];
   let options = [
     ListOption<"prefillTokens", "prefill-tokens", "int64_t",
-               "max_tokens of each prefill program, ascending (default 64,256)">,
-    Option<"kvFormat", "kv-format", "std::string", "\"f32\"", "format of the KV cache">,
+               "max_tokens of each prefill program, ascending (default 8,64,512)">,
+    Option<"kvFormat", "kv-format", "std::string", "\"bf16\"",
+           "format of the KV cache: f32, bf16 or int8">,
+    Option<"tileBytes", "tile-bytes", "int64_t", "0",
+           "bytes of weights that a tile of a decoding kernel reads (0: the default)">,
+    Option<"prefetchBytes", "prefetch-bytes", "int64_t", "-1",
+           "how far ahead kernels fetch weights (-1: the default, by format)">,
     ListOption<"alsoFormats", "also-formats", "std::string",
                "formats that the expert kernels must read besides those that occur">];
   let dependentDialects = ["::moeplan::moe::MoeDialect", "::moeplan::plan::PlanDialect"];

@@ -47,8 +47,12 @@ struct CheckKernelFormatsPass : compiler::impl::CheckKernelFormatsBase<CheckKern
           std::string_view(symbols.lookup<plan::SegmentOp>(segment.getValue()).getFormat()));
     };
     if (auto weight = operand.getDefiningOp<plan::WeightOp>()) {
-      const FormatInfo *read =
-          findFormat(uint32_t(constantOf(kernel, "weight_format").value_or(MOEPLAN_FORMAT_F32)));
+      // Vectors are float32, and so are the weights of kernels without the constant.
+      bool isVector =
+          symbols.lookup<plan::SegmentOp>(weight.getSegment()).getShape().size() == 1;
+      const FormatInfo *read = findFormat(uint32_t(
+          isVector ? int64_t(MOEPLAN_FORMAT_F32)
+                   : constantOf(kernel, "weight_format").value_or(MOEPLAN_FORMAT_F32)));
       if (formatOf(weight.getSegmentAttr()) != read)
         return dispatch.emitError() << "kernel '" << kernel.getSymName() << "' reads "
                                     << (read ? StringRef(read->name) : "no known format")

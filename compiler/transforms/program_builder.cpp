@@ -47,8 +47,9 @@ plan::SegmentOp ModuleBuilder::segment(StringRef name, StringRef source, ArrayRe
   return segment;
 }
 
-ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program)
-    : module(module), maxTokens_(program.getMaxTokens()), loc(program.getLoc()),
+ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program,
+                               const KernelTuning &tuning)
+    : module(module), maxTokens_(program.getMaxTokens()), tuning(tuning), loc(program.getLoc()),
       builder(program.getBody()),
       bufferType(plan::BufferType::get(program.getContext(), program.getMemory())) {
   builder.setInsertionPointToEnd(&program.getBody().front());
@@ -83,11 +84,17 @@ void ProgramBuilder::copy(Value source, Value target, int64_t bytes) {
   builder.create<plan::CopyOp>(loc, source, target, bytes);
 }
 
-int64_t ProgramBuilder::rowsPerTile(int64_t rows, int64_t bytesPerRow) const {
-  constexpr int64_t kTileBytes = 64 << 10, kRowMultiple = MOEPLAN_TILE_ROWS, kPrefillRows = 16;
-  static_assert(kPrefillRows % MOEPLAN_TILE_ROWS == 0);
+int64_t ProgramBuilder::rowsPerTile(int64_t rows, int64_t bytesPerRow, int64_t multiple) const {
+  constexpr int64_t kTileBytes = 128 << 10, kTiles = 32;
   if (maxTokens() > 1)
-    return std::min(rows, kPrefillRows);
-  int64_t wanted = std::max(kTileBytes / bytesPerRow / kRowMultiple, int64_t(1)) * kRowMultiple;
-  return std::min(rows, wanted);
+    return std::min(rows, multiple);
+  int64_t wanted = (tuning.tileBytes ? tuning.tileBytes : kTileBytes) / bytesPerRow;
+  wanted = std::min(wanted, rows / kTiles) / multiple * multiple;
+  return std::min(rows, std::max(wanted, multiple));
+}
+
+int64_t ProgramBuilder::prefetchBytes(int64_t formats) const {
+  if (tuning.prefetchBytes >= 0)
+    return tuning.prefetchBytes;
+  return 0;
 }

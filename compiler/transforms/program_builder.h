@@ -51,10 +51,17 @@ struct Grid {
   bool perToken = false;
 };
 
+/// What of a kernel depends on the machine more than on the model. Defaults are those that were
+/// measured to be good on most (kernels/cpu/README.md); `moeplanc compile --tune` searches them.
+struct KernelTuning {
+  int64_t tileBytes = 0;      ///< of weights that a tile of a decoding kernel reads; 0: the default
+  int64_t prefetchBytes = -1; ///< how far ahead weights are fetched; -1: by format
+};
+
 /// Appends buffers and commands to one program.
 class ProgramBuilder {
 public:
-  ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program);
+  ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program, const KernelTuning &tuning);
 
   int64_t maxTokens() const { return maxTokens_; }
   mlir::Value alloc(int64_t bytes);
@@ -67,10 +74,13 @@ public:
                 llvm::ArrayRef<Operand> operands);
   void copy(mlir::Value source, mlir::Value target, int64_t bytes);
 
-  /// Rows of a weight that one tile of a matrix product takes. One token is bound by memory, where
-  /// long contiguous reads count: 64 KiB. Many tokens are bound by arithmetic, where enough tiles
-  /// to balance the threads count. A multiple of the rows of a packed tile, or all.
-  int64_t rowsPerTile(int64_t rows, int64_t bytesPerRow) const;
+  /// Rows of a weight that one tile of a matrix product takes: a multiple of `multiple`, or all.
+  /// One token is bound by memory, where long contiguous reads count, yet enough tiles to balance
+  /// the threads. Many tokens are bound by arithmetic: as few rows as there may be.
+  int64_t rowsPerTile(int64_t rows, int64_t bytesPerRow,
+                      int64_t multiple = MOEPLAN_TILE_ROWS) const;
+  /// How far ahead a kernel for weights of these formats (a bit set) fetches them, in bytes.
+  int64_t prefetchBytes(int64_t formats) const;
   Grid rowGrid(int64_t rows, int64_t rowsPerTile) const {
     return {(rows + rowsPerTile - 1) / rowsPerTile};
   }
@@ -79,6 +89,7 @@ public:
 private:
   ModuleBuilder &module;
   int64_t maxTokens_;
+  KernelTuning tuning;
   mlir::Location loc;
   mlir::OpBuilder builder;
   plan::BufferType bufferType;

@@ -1,109 +1,161 @@
 /* The inner loop of every matrix product here:
  *
- *   out[t][r] = sum_k x[t][k] * w[r][k]       t < TOKENS, r < ROWS, both constants
+ *   out[t][r] = sum_k x[t][k] * w[r][k]       t < tokens, r < rows, both constants
  *
- * TOKENS * ROWS accumulators stay in registers; each weight is loaded and widened once for TOKENS
- * uses, each activation once for ROWS uses. An element's sum runs in the same order whatever TOKENS
- * and ROWS are, so a token's result does not depend on the chunk it came in.
+ * tokens * rows accumulators stay in registers; each weight is loaded and widened once for all
+ * tokens. An element's sum runs in the same order whatever `tokens` and `rows` are, so a token's
+ * result does not depend on the chunk it came in.
  */
 #ifndef MOEPLAN_KERNELS_CPU_DOT_H
 #define MOEPLAN_KERNELS_CPU_DOT_H
 
 #include "packed.h"
 
-/* 16 accumulators and the operands beside them need 32 registers; with 16 there is room for 8. */
-enum { TOKEN_TILE = 4, ROW_TILE = MOEPLAN_LANES >= 16 ? 4 : 2, ROW_TILE_SINGLE = 4 };
+/* Tokens that share a load of weights. Formats in tiles have a vector of rows per token, and beside
+ * the sums registers for unpacked codes: 8 with 32 registers, 4 with 16. Of f32, whose rows are
+ * contiguous, a tile is TOKENS x ROWS. */
+enum {
+  TOKEN_TILE = MOEPLAN_LANES >= 16 ? 8 : 4,
+  F32_TOKEN_TILE = 4,
+  F32_ROW_TILE = MOEPLAN_LANES >= 16 ? 4 : 2,
+  F32_ROW_TILE_SINGLE = 4
+};
 
-/* f32 and bf16, whose rows are contiguous. */
-INLINE void row_dot_tile(int64_t format, const float *const *x, const void *w, int64_t row,
-                         int64_t columns, const int tokens, const int rows, float *out) {
+/* f32, whose rows are contiguous: x and w [.., columns]. */
+INLINE void f32_dot_tile(const float *const *x, const float *w, int64_t row, int64_t columns,
+                         const int tokens, const int rows, float *out) {
   vfloat sum[4 * 4];
-  const void *w_row[4];
-  UNROLL for (int r = 0; r < rows; ++r) w_row[r] = weight_row(format, w, row + r, columns);
+  const float *w_row[4];
+  UNROLL for (int r = 0; r < rows; ++r) w_row[r] = w + (row + r) * columns;
   UNROLL for (int i = 0; i < tokens * rows; ++i) sum[i] = (vfloat){0};
   int64_t k = 0;
   ROLLED for (; k + MOEPLAN_LANES <= columns; k += MOEPLAN_LANES) {
     vfloat xs[4];
     UNROLL for (int t = 0; t < tokens; ++t) xs[t] = load_f32(x[t] + k);
     UNROLL for (int r = 0; r < rows; ++r) {
-      vfloat weights = load_weights(format, w_row[r], k);
+      vfloat weights = load_f32(w_row[r] + k);
       UNROLL for (int t = 0; t < tokens; ++t) sum[t * rows + r] += xs[t] * weights;
     }
   }
   UNROLL for (int i = 0; i < tokens * rows; ++i) out[i] = sum_lanes(sum[i]);
   ROLLED for (; k < columns; ++k) UNROLL for (int i = 0; i < tokens * rows; ++i) out[i] +=
-      x[i / rows][k] * load_weight(format, w_row[i % rows], k);
+      x[i / rows][k] * w_row[i % rows][k];
 }
 
-/* Rows `row` .. row + rows - 1 of a weight of `weight_rows` x `columns`. `format` is a constant,
- * f32, bf16 or, for all group sizes, the first packed format of its bits; see WITH_FORMAT. */
-#define DOT_TILE(x, w, weight_rows, row, columns, tokens, rows, out)                               \
+/* A weight as a kernel meets it; all but the pointer are constants once inlined. */
+typedef struct {
+  const void *data;
+  int64_t rows, columns;
+  int64_t format; /* f32, bf16 or, for all group sizes, the first packed format of its bits */
+  int group_shift;
+  int64_t prefetch; /* bytes ahead, 0: none */
+} weight;
+
+/* The operand rows of some tokens, from where the form that the weight at hand is multiplied with
+ * starts. Token t's is row index[t], or row t where `index` is null. */
+typedef struct {
+  const char *data;
+  int64_t row_bytes;
+  const uint32_t *index;
+} operand_rows;
+
+INLINE operand_rows operand_form(const void *data, int64_t forms, int64_t format, int64_t columns,
+                                 const uint32_t *index) {
+  const operand_rows rows = {
+      (const char *)data + moeplan_form_offset(forms, moeplan_form_of(format), columns),
+      moeplan_operand_bytes(forms, columns), index};
+  return rows;
+}
+
+/* x: for each token the form of its operand that `w.format` is multiplied with. */
+INLINE void dot_tile(weight w, const char *const *x, int64_t row, const int tokens, const int rows,
+                     float *out) {
+  if (w.format == MOEPLAN_FORMAT_F32) {
+    f32_dot_tile((const float *const *)x, (const float *)w.data, row, w.columns, tokens, rows, out);
+  } else if (w.format == MOEPLAN_FORMAT_BF16) {
+    pair_dot_tile(w.data, w.columns, x, row, tokens, w.prefetch, out);
+  } else {
+    const packed_weight packed = {w.data, w.rows, w.columns,
+                                  moeplan_format_bits((unsigned)w.format), w.group_shift};
+    packed_dot_tile(packed, x, row, tokens, w.prefetch, out);
+  }
+}
+
+/* Covers tokens token_begin .. token_end - 1 times rows row_begin .. row_end - 1 of `w` with tiles
+ * and computes each. Then the body runs: with constants `tokens` and `rows`, and
+ * out[t * rows + r] for tokens `token` + t, of which the first `live` are wanted, and rows `row` +
+ * r, of which the first `valid` are: a vector of rows may reach beyond the last one.
+ * `single` (a constant): there is one token. */
+#define FOR_TILES(w, single, token_begin, token_end, row_begin, row_end, x, ...) \
   do {                                                                                             \
-    if (format >= MOEPLAN_FORMAT_INT8G32) {                                                        \
-      const packed_weight packed = {w, weight_rows, columns, moeplan_format_bits(format),          \
-                                    group_shift};                                                  \
-      packed_dot_tile(packed, x, row, tokens, out);                                                \
+    int64_t row = row_begin;                                                                       \
+    if ((w).format == MOEPLAN_FORMAT_F32) {                                                        \
+      if (single)                                                                                  \
+        FOR_ROW_TILES(row, row_end, F32_ROW_TILE_SINGLE,                                        \
+                      TOKEN_TILES_OF(w, 1, token_begin, token_end, x,            \
+                                     __VA_ARGS__));                                                \
+      else                                                                                         \
+        FOR_ROW_TILES(row, row_end, F32_ROW_TILE,                                               \
+                      TOKEN_TILES_OF(w, F32_TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__));                                   \
     } else {                                                                                       \
-      row_dot_tile(format, x, w, row, columns, tokens, rows, out);                                 \
-    }                                                                                              \
-  } while (0)
-
-/* The body says what a caller does with a finished block: it runs with constants `tokens` and
- * `rows`, `out` as above, for tokens `token` .. and weight rows `row` .. */
-#define FOR_ROWS(row, row_end, row_tile, ...)                                                      \
-  do {                                                                                             \
-    for (; row + row_tile <= row_end; row += row_tile) {                                           \
-      enum { rows = row_tile };                                                                    \
-      __VA_ARGS__                                                                                  \
-    }                                                                                              \
-    for (; row < row_end; ++row) {                                                                 \
-      enum { rows = 1 };                                                                           \
-      __VA_ARGS__                                                                                  \
-    }                                                                                              \
-  } while (0)
-
-/* Covers tokens token_begin .. token_end - 1 times rows row_begin .. row_end - 1 of a weight of the
- * `format` at hand with blocks: the body runs with constants `tokens` and `rows` for tokens `token`
- * .. and rows `row` .., of which the first `valid` are wanted: a vector of packed rows may reach
- * beyond the last. A single token, which is bound by memory, takes more rows at once where rows are
- * contiguous; packed rows always come as a vector. */
-#define FOR_BLOCKS(token_begin, token_end, row_begin, row_end, ...)                                \
-  do {                                                                                             \
-    if (format >= MOEPLAN_FORMAT_INT8G32) {                                                        \
-      for (int64_t row = row_begin; row < row_end; row += MOEPLAN_LANES) {                         \
+      ROLLED for (; row < row_end; row += MOEPLAN_LANES) {                                         \
         enum { rows = MOEPLAN_LANES };                                                             \
-        const int64_t valid = row_end - row < rows ? row_end - row : rows;                         \
-        int64_t token = token_begin;                                                               \
-        FOR_TOKENS(token, token_end, __VA_ARGS__);                                                 \
+        const int valid = row_end - row < rows ? (int)(row_end - row) : (int)rows;                 \
+        (void)valid;                                                                               \
+        if (single) {                                                                              \
+          TOKEN_TILES_OF(w, 1, token_begin, token_end, x, __VA_ARGS__);          \
+        } else {                                                                                   \
+          TOKEN_TILES_OF(w, TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__); \
+        }                                                                                          \
       }                                                                                            \
-    } else if (token_end - token_begin == 1) {                                                     \
-      const int64_t token = token_begin;                                                           \
-      enum { tokens = 1 };                                                                         \
-      int64_t row = row_begin;                                                                     \
-      FOR_ROWS(row, row_end, ROW_TILE_SINGLE, {                                                    \
-        enum { valid = rows };                                                                     \
-        __VA_ARGS__                                                                                \
-      });                                                                                          \
-    } else {                                                                                       \
-      int64_t row = row_begin;                                                                     \
-      FOR_ROWS(row, row_end, ROW_TILE, {                                                           \
-        enum { valid = rows };                                                                     \
-        int64_t token = token_begin;                                                               \
-        FOR_TOKENS(token, token_end, __VA_ARGS__);                                                 \
-      });                                                                                          \
     }                                                                                              \
   } while (0)
 
-#define FOR_TOKENS(token, token_end, ...)                                                          \
+#define FOR_ROW_TILES(row, row_end, row_tile, ...)                                              \
   do {                                                                                             \
-    for (; token + TOKEN_TILE <= token_end; token += TOKEN_TILE) {                                 \
-      enum { tokens = TOKEN_TILE };                                                                \
-      __VA_ARGS__                                                                                  \
+    ROLLED for (; row + row_tile <= row_end; row += row_tile) {                                    \
+      enum { rows = row_tile, valid = rows };                                                      \
+      __VA_ARGS__;                                                                                 \
     }                                                                                              \
-    for (; token < token_end; ++token) {                                                           \
-      enum { tokens = 1 };                                                                         \
-      __VA_ARGS__                                                                                  \
+    ROLLED for (; row < row_end; ++row) {                                                          \
+      enum { rows = 1, valid = rows };                                                             \
+      __VA_ARGS__;                                                                                 \
     }                                                                                              \
+  } while (0)
+
+/* Whole token tiles, then one of the smallest of 1, 2, 4, .. that holds the rest: beyond `live` it
+ * repeats the last token. */
+#define TOKEN_TILES_OF(w, token_tile, token_begin, token_end, x, ...)            \
+  do {                                                                                             \
+    int64_t token = token_begin;                                                                   \
+    if (token_tile > 1) {                                                                          \
+      ROLLED for (; token_end - token > token_tile / 2; token += token_tile)                       \
+          ONE_TILE(w, token_tile, token_end, x, __VA_ARGS__);                    \
+      if (token_tile > 4 && token_end - token > 2) {                                               \
+        ONE_TILE(w, 4, token_end, x, __VA_ARGS__);                               \
+        token = token_end;                                                                         \
+      }                                                                                            \
+      if (token_end - token == 2) {                                                                \
+        ONE_TILE(w, 2, token_end, x, __VA_ARGS__);                               \
+        token = token_end;                                                                         \
+      }                                                                                            \
+    }                                                                                              \
+    if (token < token_end)                                                                         \
+      ONE_TILE(w, 1, token_end, x, __VA_ARGS__);                                 \
+  } while (0)
+
+#define ONE_TILE(w, token_count, token_end, x, ...)                              \
+  do {                                                                                             \
+    enum { tokens = token_count };                                                                 \
+    const int live = token_end - token < tokens ? (int)(token_end - token) : (int)tokens;          \
+    const char *x_rows[tokens];                                                                    \
+    float out[tokens * rows];                                                                      \
+    UNROLL for (int t = 0; t < tokens; ++t) {                                                      \
+      const int64_t at = token + (t < live ? t : live - 1);                                        \
+      x_rows[t] = (x).data + ((x).index ? (int64_t)(x).index[at] : at) * (x).row_bytes;                                                        \
+    }                                                                                              \
+    dot_tile(w, x_rows, row, tokens, rows, out);                                                   \
+    __VA_ARGS__                                                                                    \
   } while (0)
 
 /* Runs a body with a constant `format`: for each format of the set `formats`, where `actual` is it.
@@ -111,15 +163,15 @@ INLINE void row_dot_tile(int64_t format, const float *const *x, const void *w, i
  * the set has one of them alone, that is a constant too. */
 #define WITH_FORMAT(formats, actual, ...)                                                          \
   do {                                                                                             \
-    WITH_ROW_FORMAT(formats, actual, MOEPLAN_FORMAT_F32, __VA_ARGS__);                             \
-    WITH_ROW_FORMAT(formats, actual, MOEPLAN_FORMAT_BF16, __VA_ARGS__);                            \
+    WITH_PLAIN_FORMAT(formats, actual, MOEPLAN_FORMAT_F32, __VA_ARGS__);                           \
+    WITH_PLAIN_FORMAT(formats, actual, MOEPLAN_FORMAT_BF16, __VA_ARGS__);                          \
     WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT8G32, __VA_ARGS__);                      \
     WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT4G32, __VA_ARGS__);                      \
     WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT3G32, __VA_ARGS__);                      \
     WITH_PACKED_FORMAT(formats, actual, MOEPLAN_FORMAT_INT2G32, __VA_ARGS__);                      \
   } while (0)
 
-#define WITH_ROW_FORMAT(formats, actual, candidate, ...)                                           \
+#define WITH_PLAIN_FORMAT(formats, actual, candidate, ...)                                         \
   if (((formats) & (1 << (candidate))) && (actual) == (candidate)) {                               \
     enum { format = (candidate), group_shift = 0 };                                                \
     __VA_ARGS__                                                                                    \

@@ -1,17 +1,14 @@
-/* Reading weights of the packed integer formats (see kernel_abi.h): a vector holds LANES rows of
- * one column, so that sums need no reduction across lanes and each activation is a broadcast. */
+/* Products with weights that are stored in tiles of 16 rows (see kernel_abi.h): packed integers and
+ * pairs of bf16. A vector holds the same columns of LANES rows, so that nothing is summed across
+ * lanes, each activation is a broadcast, and a tile is one contiguous run of memory. */
 #ifndef MOEPLAN_KERNELS_CPU_PACKED_H
 #define MOEPLAN_KERNELS_CPU_PACKED_H
 
-#include "simd.h"
+#include "isa.h"
+#include "operand.h"
 
-#define UNROLL _Pragma("clang loop unroll(full)")
-/* For loops over columns: their body fills the pipeline already, and unrolled by the constant of a
- * shape it would only grow. */
-#define ROLLED _Pragma("clang loop unroll(disable) vectorize(disable)")
-
-/* A packed weight; all but the pointer are constants once inlined. `group_shift` is the binary
- * logarithm of the group size. */
+/* A packed integer weight; all but the pointer are constants once inlined. `group_shift` is the
+ * binary logarithm of the group size. */
 typedef struct {
   const void *data;
   int64_t rows, columns;
@@ -33,69 +30,120 @@ INLINE const uint8_t *packed_scales(packed_weight w, int64_t tile) {
   return (const uint8_t *)packed_codes(w, tiles) + tile * packed_groups(w) * 2 * MOEPLAN_TILE_ROWS;
 }
 
-/* Where the code of column 4 * quad + byte of a block is: in word `word` from bit `shift`, for 3
- * bits without its upper bit, which is in word 2. */
+/* Where the codes of columns 4 * quad .. 4 * quad + 3 of a block are: in word `word`, from bit
+ * `shift` of each byte; for 3 bits without their upper bits, which are in word 2. */
 INLINE int packed_word(int bits, int quad) {
   return bits == 8 ? quad : bits == 4 ? quad / 2 : quad / 4;
 }
-INLINE int packed_shift(int bits, int quad, int byte) {
-  return 8 * byte + (bits == 8 ? 0 : bits == 4 ? 4 * (quad % 2) : 2 * (quad % 4));
-}
-#define PACKED_CODE(bits, words, quad, byte)                                                       \
-  ((bits) == 3 ? (((words)[packed_word(bits, quad)] >> packed_shift(bits, quad, byte)) & 3) |      \
-                     ((((words)[2] >> (8 * (byte) + (quad))) & 1) << 2)                            \
-               : ((words)[packed_word(bits, quad)] >> packed_shift(bits, quad, byte)) &            \
-                     ((1u << (bits)) - 1))
-
-INLINE vfloat vuint_to_float(vuint v) {
-  /* Codes are small: converted as signed numbers, which every CPU can. */
-  typedef int32_t vint __attribute__((vector_size(4 * MOEPLAN_LANES)));
-  return __builtin_convertvector((vint)v, vfloat);
+INLINE int packed_shift(int bits, int quad) {
+  return bits == 8 ? 0 : bits == 4 ? 4 * (quad % 2) : 2 * (quad % 4);
 }
 
-/* Adds columns 0 .. count - 1 of a block to the sums: an element is code * scale - zero * scale.
- * Two sums per token, for even and odd columns, so that additions do not wait for each other. */
-INLINE void packed_block(int bits, const uint32_t *codes, const uint8_t *group,
-                         const float *const *x, int64_t k, const int64_t count, const int tokens,
-                         vfloat *even, vfloat *odd) {
-  vuint words[8];
-  UNROLL for (int i = 0; i < bits; ++i) words[i] =
-      *(const vuint_mem *)(codes + i * MOEPLAN_TILE_ROWS);
-  const vuint scale_bits = __builtin_convertvector(*(const vbyte_mem *)group, vuint);
-  const vuint zero_bits =
-      __builtin_convertvector(*(const vbyte_mem *)(group + MOEPLAN_TILE_ROWS), vuint);
-  const vfloat scale = (vfloat)((scale_bits << 20) + MOEPLAN_SCALE_BIAS);
-  const vfloat offset = vuint_to_float(zero_bits) * ((float)(1 << bits) / 256) * scale;
-  UNROLL for (int quad = 0; quad < 8; ++quad) UNROLL for (int byte = 0; byte < 4; ++byte) {
-    const int column = 4 * quad + byte;
-    if (column < count) {
-      const vuint code = PACKED_CODE(bits, words, quad, byte);
-      const vfloat weights = vuint_to_float(code) * scale - offset;
-      vfloat *sum = byte % 2 ? odd : even;
-      UNROLL for (int t = 0; t < tokens; ++t) sum[t] += x[t][k + column] * weights;
-    }
+INLINE vuint shift_bits(vuint v, int right) { return right < 0 ? v << -right : v >> right; }
+
+/* The codes of a block: four columns of LANES rows per vector. */
+INLINE void packed_unpack(int bits, const uint32_t *words, vuint *codes) {
+  vuint word[8];
+  UNROLL for (int i = 0; i < bits; ++i) word[i] =
+      *(const vuint_mem *)(words + i * MOEPLAN_TILE_ROWS);
+  UNROLL for (int quad = 0; quad < 8; ++quad) {
+    codes[quad] = word[packed_word(bits, quad)];
+    if (bits == 4)
+      codes[quad] = (codes[quad] >> packed_shift(4, quad)) & 0x0f0f0f0fu;
+    if (bits <= 3)
+      codes[quad] = (codes[quad] >> packed_shift(2, quad)) & 0x03030303u;
+    if (bits == 3)
+      codes[quad] |= shift_bits(word[2], quad - 2) & 0x04040404u;
   }
 }
 
-/* out[t][r] = sum_k x[t][k] * w[row + r][k] for LANES rows; row is a multiple of LANES. The sum of
- * an element runs in the same order whatever `tokens` is. */
-INLINE void packed_dot_tile(packed_weight w, const float *const *x, int64_t row, const int tokens,
-                            float *out) {
+INLINE vfloat byte_to_float(const uint8_t *bytes) {
+  /* By way of signed numbers, whose conversion every CPU has. */
+  return __builtin_convertvector(
+      (vint)__builtin_convertvector(*(const vbyte_mem *)bytes, vuint), vfloat);
+}
+
+/* out[t][r] = sum_k x[t][k] * w[row + r][k] for LANES rows; row is a multiple of LANES. Within
+ * stretches of columns that share one scale of w and one of x the sum is over integers and exact;
+ *
+ *   sum_k x w = sum over stretches of  xs ws (sum code_x code_w) - ws zero (xs sum code_x)
+ *
+ * The sum of an element runs in the same order whatever `tokens` is. `prefetch` is how many bytes
+ * ahead codes are fetched, 0: not at all. */
+INLINE void packed_dot_tile(packed_weight w, const char *const *x, int64_t row, const int tokens,
+                            const int64_t prefetch, float *out) {
+  enum { max_stretch = MOEPLAN_ACTIVATION_BLOCK / MOEPLAN_BLOCK_COLUMNS };
   const int64_t tile = row / MOEPLAN_TILE_ROWS, lane = row % MOEPLAN_TILE_ROWS;
+  const int64_t blocks = packed_blocks(w);
+  const int64_t group_blocks = (1 << w.group_shift) / MOEPLAN_BLOCK_COLUMNS;
+  const int64_t stretch = group_blocks < max_stretch ? group_blocks : (int64_t)max_stretch;
   const uint32_t *codes = packed_codes(w, tile) + lane;
   const uint8_t *scales = packed_scales(w, tile) + lane;
+  vfloat sum[8];
+  UNROLL for (int t = 0; t < tokens; ++t) sum[t] = (vfloat){0};
+  ROLLED for (int64_t block = 0; block < blocks; block += stretch) {
+    const int64_t end = block + stretch < blocks ? block + stretch : blocks;
+    vint dot[8];
+    float x_sum[8];
+    UNROLL for (int t = 0; t < tokens; ++t) dot[t] = (vint){0};
+    for (int64_t b = block; b < end; ++b) {
+      vuint code[8];
+      packed_unpack(w.bits, codes, code);
+      if (prefetch)
+        UNROLL for (int i = 0; i < w.bits; ++i)
+            __builtin_prefetch((const char *)(codes + i * MOEPLAN_TILE_ROWS) + prefetch);
+      codes += w.bits * MOEPLAN_TILE_ROWS;
+      UNROLL for (int t = 0; t < tokens; ++t) {
+        const moeplan_q8_block *q = (const moeplan_q8_block *)x[t] + b;
+        dot[t] = dot_block(dot[t], w.bits, code, (const uint32_t *)q->codes);
+        x_sum[t] = b == block ? q->sum : x_sum[t] + q->sum;
+      }
+    }
+    const uint8_t *group = scales + (block / group_blocks) * 2 * MOEPLAN_TILE_ROWS;
+    const vfloat scale =
+        (vfloat)((__builtin_convertvector(*(const vbyte_mem *)group, vuint) << 20) +
+                 MOEPLAN_SCALE_BIAS);
+    const vfloat offset =
+        byte_to_float(group + MOEPLAN_TILE_ROWS) * ((float)(1 << w.bits) / 256) * scale;
+    UNROLL for (int t = 0; t < tokens; ++t) {
+      const vfloat product = __builtin_convertvector(dot[t], vfloat);
+      sum[t] += product * (scale * ((const moeplan_q8_block *)x[t] + block)->scale);
+      sum[t] -= offset * x_sum[t];
+    }
+  }
+  UNROLL for (int t = 0; t < tokens; ++t) store_f32(out + t * MOEPLAN_LANES, sum[t]);
+}
+
+/* out[t][r] = sum over `pairs` (an even number) of pairs of bf16: w.lo x.lo + w.hi x.hi, with the
+ * pairs of a row 16 words apart and x[t] contiguous. Two sums, for even and odd pairs, so that
+ * additions do not wait for each other. */
+INLINE void pair_dot(const uint32_t *words, int64_t pairs, const uint32_t *const *x,
+                     const int tokens, const int64_t prefetch, float *out) {
   vfloat even[8], odd[8];
   UNROLL for (int t = 0; t < tokens; ++t) even[t] = odd[t] = (vfloat){0};
-  int64_t k = 0;
-  ROLLED for (; k + MOEPLAN_BLOCK_COLUMNS <= w.columns; k += MOEPLAN_BLOCK_COLUMNS) {
-    packed_block(w.bits, codes, scales + (k >> w.group_shift) * 2 * MOEPLAN_TILE_ROWS, x, k,
-                 MOEPLAN_BLOCK_COLUMNS, tokens, even, odd);
-    codes += w.bits * MOEPLAN_TILE_ROWS;
+  _Pragma("clang loop unroll_count(2)") for (int64_t p = 0; p < pairs; p += 2) {
+    const vuint first = *(const vuint_mem *)words;
+    const vuint second = *(const vuint_mem *)(words + MOEPLAN_TILE_ROWS);
+    if (prefetch) {
+      __builtin_prefetch((const char *)words + prefetch);
+      __builtin_prefetch((const char *)(words + MOEPLAN_TILE_ROWS) + prefetch);
+    }
+    words += 2 * MOEPLAN_TILE_ROWS;
+    UNROLL for (int t = 0; t < tokens; ++t) {
+      dot_pair(&even[t], first, x[t][p]);
+      dot_pair(&odd[t], second, x[t][p + 1]);
+    }
   }
-  if (k < w.columns)
-    packed_block(w.bits, codes, scales + (k >> w.group_shift) * 2 * MOEPLAN_TILE_ROWS, x, k,
-                 w.columns - k, tokens, even, odd);
   UNROLL for (int t = 0; t < tokens; ++t) store_f32(out + t * MOEPLAN_LANES, even[t] + odd[t]);
+}
+
+/* LANES rows, from `row`, of a bf16 weight of `columns` columns; x the BF16 form. */
+INLINE void pair_dot_tile(const void *w, int64_t columns, const char *const *x, int64_t row,
+                          const int tokens, const int64_t prefetch, float *out) {
+  const int64_t pairs = MOEPLAN_PAIRS(columns);
+  pair_dot((const uint32_t *)w + row / MOEPLAN_TILE_ROWS * pairs * MOEPLAN_TILE_ROWS +
+               row % MOEPLAN_TILE_ROWS,
+           pairs, (const uint32_t *const *)x, tokens, prefetch, out);
 }
 
 /* One element. */
@@ -103,11 +151,11 @@ INLINE float packed_element(packed_weight w, int64_t row, int64_t k) {
   const int64_t tile = row / MOEPLAN_TILE_ROWS, lane = row % MOEPLAN_TILE_ROWS;
   const uint32_t *words =
       packed_codes(w, tile) + k / MOEPLAN_BLOCK_COLUMNS * w.bits * MOEPLAN_TILE_ROWS + lane;
-  const int quad = (int)(k % MOEPLAN_BLOCK_COLUMNS / 4), byte = (int)(k % 4);
+  const int quad = (int)(k % MOEPLAN_BLOCK_COLUMNS / 4), byte = 8 * (int)(k % 4);
   uint32_t code =
-      words[packed_word(w.bits, quad) * MOEPLAN_TILE_ROWS] >> packed_shift(w.bits, quad, byte);
+      words[packed_word(w.bits, quad) * MOEPLAN_TILE_ROWS] >> (byte + packed_shift(w.bits, quad));
   if (w.bits == 3)
-    code = (code & 3) | ((words[2 * MOEPLAN_TILE_ROWS] >> (8 * byte + quad) & 1) << 2);
+    code = (code & 3) | ((words[2 * MOEPLAN_TILE_ROWS] >> (byte + quad) & 1) << 2);
   code &= (1u << w.bits) - 1;
   const uint8_t *group =
       packed_scales(w, tile) + (k >> w.group_shift) * 2 * MOEPLAN_TILE_ROWS + lane;

@@ -1,4 +1,4 @@
-#include "simd.h"
+#include "kv_cache.h"
 
 /* e^x in double: as exp_f32, with Taylor's series to degree 13 (remainder 1e-17 relative). */
 INLINE double exp_f64(double x) {
@@ -56,42 +56,30 @@ void moeplan_cpu_rope_table(MOEPLAN_TILE_RANGE, float *restrict rope, int64_t he
   }
 }
 
-INLINE void store_kv(int64_t format, void *row, int64_t i, float value) {
-  if (format == MOEPLAN_FORMAT_BF16)
-    ((uint16_t *)row)[i] = f32_to_bf16(value);
-  else
-    ((float *)row)[i] = value;
-}
-
 void moeplan_cpu_rope_append(MOEPLAN_TILE_RANGE, float *restrict q, const float *restrict k,
                              const float *restrict v, const float *restrict rope,
                              void *restrict keys, void *restrict values, int64_t num_heads,
                              int64_t num_kv_heads, int64_t head_dim, int64_t kv_format) {
-  const int64_t pairs = head_dim / 2;
-  const int64_t row_bytes = head_dim * element_bytes(kv_format);
+  const int64_t capacity = step->kv_capacity;
   for (uint64_t token = tile_begin; token < tile_end; ++token) {
     const float *table = rope + token * head_dim;
+    float rotated[head_dim];
     for (int64_t head = 0; head < num_heads; ++head) {
       float *vector = q + (token * num_heads + head) * head_dim;
-      for (int64_t i = 0; i < pairs; ++i) {
-        const float a = vector[i], b = vector[i + pairs];
-        const float cosine = table[2 * i], sine = table[2 * i + 1];
-        vector[i] = a * cosine - b * sine;
-        vector[i + pairs] = b * cosine + a * sine;
-      }
+      rotate(vector, table, rotated, head_dim);
+      for (int64_t i = 0; i < head_dim; ++i)
+        vector[i] = rotated[i];
     }
+    const int64_t position = step->position + token;
     for (int64_t head = 0; head < num_kv_heads; ++head) {
       const int64_t source = (token * num_kv_heads + head) * head_dim;
-      const int64_t target = (head * step->kv_capacity + step->position + token) * row_bytes;
-      void *key = (char *)keys + target, *value = (char *)values + target;
-      for (int64_t i = 0; i < pairs; ++i) {
-        const float a = k[source + i], b = k[source + i + pairs];
-        const float cosine = table[2 * i], sine = table[2 * i + 1];
-        store_kv(kv_format, key, i, a * cosine - b * sine);
-        store_kv(kv_format, key, i + pairs, b * cosine + a * sine);
-      }
-      for (int64_t i = 0; i < head_dim; ++i)
-        store_kv(kv_format, value, i, v[source + i]);
+      char *head_keys = kv_head(keys, head, capacity, head_dim, kv_format);
+      char *head_values = kv_head(values, head, capacity, head_dim, kv_format);
+      rotate(k + source, table, rotated, head_dim);
+      store_kv(head_keys, head_values, position, rotated, v + source, head_dim, capacity,
+               kv_format);
+      if (token + 1 == step->token_count)
+        clear_behind(head_values, position, head_dim, capacity, kv_format);
     }
   }
 }

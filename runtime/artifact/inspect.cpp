@@ -1,6 +1,7 @@
 #include "runtime/artifact/artifact.h"
 
 #include "formats.h"
+#include "kv_formats.h"
 #include "runtime/device/cpu_features.h"
 
 #include <cstdio>
@@ -48,7 +49,7 @@ Json describeModel(const fb::Model &model) {
           {"tie_word_embeddings", model.tie_word_embeddings()},
           {"bos_token_id", model.bos_token_id()},
           {"eos_token_ids", eos},
-          {"kv_cache_format", formatName(model.kv_cache_format())}};
+          {"kv_cache_format", findKvFormat(uint32_t(model.kv_cache_format()))->name}};
 }
 
 /// Segments that a plan reads: its experts' and those its programs bind.

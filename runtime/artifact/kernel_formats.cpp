@@ -26,6 +26,14 @@ fb::Format formatOf(const fb::Artifact &artifact, uint32_t segment) {
   return artifact.segments()->Get(segment)->format();
 }
 
+/// Whether `binding` is a segment with a shape of one extent.
+bool isVector(const fb::Artifact &artifact, const fb::Binding &binding) {
+  if (binding.kind() != fb::BindingKind::segment)
+    return false;
+  const auto *shape = artifact.segments()->Get(binding.index())->shape();
+  return shape && shape->size() == 1;
+}
+
 using DispatchVisitor =
     std::function<Status(const fb::Program &, const fb::Dispatch &, const fb::Kernel &)>;
 
@@ -76,11 +84,13 @@ Status checkKernelFormats(const fb::Artifact &artifact, const fb::Plan &plan) {
   return forEachDispatch(
       artifact, plan,
       [&](const fb::Program &program, const fb::Dispatch &dispatch, const fb::Kernel &kernel) {
-        // Kernels without the constant take vectors and the router's gate, in float32.
+        // Vectors are float32, and so are the weights of kernels without the constant.
         const auto stated = integerConstant(kernel, "weight_format");
-        const auto expected = static_cast<fb::Format>(stated.value_or(MOEPLAN_FORMAT_F32));
         for (const fb::Binding *binding : *dispatch.bindings()) {
           Status status;
+          const fb::Format expected = stated && !isVector(artifact, *binding)
+                                          ? static_cast<fb::Format>(*stated)
+                                          : fb::Format::f32;
           if (binding->kind() == fb::BindingKind::experts)
             status = checkExperts(artifact, plan, kernel, binding->index());
           else if (binding->kind() == fb::BindingKind::segment &&

@@ -1,6 +1,7 @@
 #include "runtime/artifact/artifact.h"
 
 #include "formats.h"
+#include "kv_formats.h"
 #include "runtime/artifact/kernel_formats.h"
 #include "runtime/support/alignment.h"
 
@@ -39,12 +40,6 @@ constexpr size_t kMaxNameBytes = 1024;
 using flatbuffers::Offset;
 template <typename T> using Tables = flatbuffers::Vector<Offset<T>>;
 
-/// A format without scales: of vectors, and of caches.
-bool isElementFormat(fb::Format format) {
-  const FormatInfo *info = findFormat(uint32_t(format));
-  return info && !info->isPacked();
-}
-
 /// Checks the parts in the order of their dependence and keeps what later parts need.
 class Validator {
 public:
@@ -82,7 +77,7 @@ private:
     MOEPLAN_TRY(checkExtent("max_position_embeddings", model.max_position_embeddings(), 1u << 30));
     if (model.num_attention_heads() % model.num_key_value_heads() != 0)
       return corrupt("model: num_attention_heads is no multiple of num_key_value_heads");
-    if (!isElementFormat(model.kv_cache_format()))
+    if (!findKvFormat(uint32_t(model.kv_cache_format())))
       return corrupt("model: unknown kv_cache_format");
     return {};
   }

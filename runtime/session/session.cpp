@@ -1,6 +1,7 @@
 #include "runtime/session/session.h"
 
 #include "formats.h"
+#include "kv_formats.h"
 #include "runtime/device/cpu_features.h"
 
 #include <algorithm>
@@ -131,10 +132,10 @@ Status Session::replaceExpertWeight(uint32_t layer, uint32_t expert, Linear line
 
 Status Session::allocate() {
   const fb::Model &model = artifact_.model();
-  const FormatInfo &format = *findFormat(uint32_t(model.kv_cache_format()));
   uint64_t kvBytes = 0;
-  const auto layerBytes =
-      formatBytes(format, uint64_t(contextLength_) * model.num_key_value_heads(), model.head_dim());
+  const auto layerBytes = moeplan::kvLayerBytes(
+      static_cast<moeplan_kv_format>(model.kv_cache_format()), contextLength_,
+      model.num_key_value_heads(), model.head_dim());
   if (!layerBytes || __builtin_mul_overflow(*layerBytes, uint64_t(model.num_layers()), &kvBytes))
     return exhausted("the KV cache exceeds the address space");
   kvLayerBytes_ = *layerBytes;
@@ -196,7 +197,7 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
     std::copy_n(tokens.data() + done, count, tokens_.data());
     const size_t skipped = std::clamp(firstWithLogits, done, done + count) - done;
     const moeplan_step step{static_cast<uint32_t>(count), static_cast<uint32_t>(skipped), position_,
-                            contextLength_};
+                            kvCapacity(contextLength_)};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
     program.run(pool_, step, logits_.data() + row * vocabSize, observer_);
     position_ += static_cast<uint32_t>(count);

@@ -98,9 +98,9 @@ TEST(ArtifactRulesTest, Model) {
             "model: max_position_embeddings is 0");
   EXPECT_EQ(model([](auto &m) { m.numKeyValueHeads = 3; }),
             "model: num_attention_heads is no multiple of num_key_value_heads");
-  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::Format::none; }),
+  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::KvFormat::none; }),
             "model: unknown kv_cache_format");
-  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::Format::int4g32; }),
+  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = static_cast<fb::KvFormat>(9); }),
             "model: unknown kv_cache_format");
 }
 

@@ -76,7 +76,7 @@ struct ModelDraft {
   uint32_t numExperts = 2;
   uint32_t numExpertsPerTok = 1;
   uint32_t maxPositionEmbeddings = 16;
-  fb::Format kvCacheFormat = fb::Format::f32;
+  fb::KvFormat kvCacheFormat = fb::KvFormat::f32;
 };
 
 /// What an artifact is made of. As constructed it breaks no rule: a model of two layers whose plan

@@ -94,6 +94,11 @@ Command addCompileCommand(CLI::App &app) {
       ->type_name("FORMAT")
       ->excludes(policy);
   compile
+      ->add_option("--kv-format", options.kvFormat,
+                   "format of the KV cache: bf16 (the default), int8 or f32")
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}).description(""))
+      ->type_name("FORMAT");
+  compile
       ->add_option("--stats", options.statistics,
                    "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
       ->type_name("FILE");
