@@ -21,7 +21,7 @@ enum moeplan_form { MOEPLAN_FORM_F32 = 1, MOEPLAN_FORM_BF16 = 2, MOEPLAN_FORM_Q8
 
 /* Neighbouring columns that share a scale of 8-bit activations: a multiple of the blocks' 32. */
 #ifndef MOEPLAN_ACTIVATION_BLOCK
-#define MOEPLAN_ACTIVATION_BLOCK 32
+#define MOEPLAN_ACTIVATION_BLOCK 64
 #endif
 
 /* 32 columns. `sum` is scale * the sum of the codes: what the zero of a group multiplies. */
