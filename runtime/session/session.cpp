@@ -1,6 +1,7 @@
 #include "runtime/session/session.h"
 
 #include "formats.h"
+#include "runtime/device/affinity.h"
 #include "runtime/device/cpu_features.h"
 
 #include <algorithm>
