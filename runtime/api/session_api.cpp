@@ -25,7 +25,7 @@ extern "C" {
 
 void moeplan_session_options_init(moeplan_session_options *options) {
   if (options)
-    *options = {sizeof(moeplan_session_options), nullptr, 0, 0};
+    *options = {sizeof(moeplan_session_options), nullptr, 0, 0, false};
 }
 
 moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
@@ -37,9 +37,9 @@ moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
     moeplan_session_options all;
     moeplan_session_options_init(&all);
     MOEPLAN_TRY(readOptions(options, all));
-    MOEPLAN_ASSIGN(
-        std::unique_ptr<Session> session,
-        Session::create(*artifact->artifact, {all.plan, all.context_length, all.threads}));
+    MOEPLAN_ASSIGN(std::unique_ptr<Session> session,
+                   Session::create(*artifact->artifact,
+                                   {all.plan, all.context_length, all.threads, all.pin_threads}));
     *out = new moeplan_session{std::move(session)};
     return {};
   });

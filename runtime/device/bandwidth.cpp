@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <vector>
 
 namespace moeplan {
 
@@ -28,16 +29,28 @@ sumWords(const uint64_t *words, uint64_t count) {
   return a + b + c + d;
 }
 
-struct Pass {
-  const uint64_t *words;
-  uint64_t words_per_chunk;
-  uint64_t *sums;
-};
+/// One pass over the words, a part for each thread.
+class Pass : public Phases {
+public:
+  Pass(const uint64_t *words, uint64_t count, uint32_t parts)
+      : words_(words), wordsPerPart_(count / parts), sums_(size_t(parts) * kSumsApart) {}
 
-void sumChunk(const void *context, uint32_t chunk) {
-  const auto &pass = *static_cast<const Pass *>(context);
-  pass.sums[chunk * 8] = sumWords(pass.words + chunk * pass.words_per_chunk, pass.words_per_chunk);
-}
+  uint32_t count() const override { return 1; }
+  uint32_t tiles(uint32_t) const override {
+    return static_cast<uint32_t>(sums_.size() / kSumsApart);
+  }
+  void run(uint32_t, TileRange range) override {
+    for (uint32_t part = range.begin; part < range.end; ++part)
+      sums_[part * kSumsApart] = sumWords(words_ + part * wordsPerPart_, wordsPerPart_);
+  }
+
+private:
+  static constexpr size_t kSumsApart = 8; // a cache line each
+
+  const uint64_t *words_;
+  uint64_t wordsPerPart_;
+  std::vector<uint64_t> sums_;
+};
 
 } // namespace
 
@@ -48,13 +61,11 @@ Result<double> measureReadBandwidth(unsigned threads, uint64_t bytes, unsigned r
   MOEPLAN_ASSIGN(HostMemory memory, HostMemory::allocate(bytes, "bandwidth measurement"));
   std::memset(memory.data(), 1, bytes);
   ThreadPool pool(threads);
-  std::vector<uint64_t> sums(static_cast<size_t>(pool.threads()) * 8);
-  const Pass pass{reinterpret_cast<const uint64_t *>(memory.data()), bytes / 8 / pool.threads(),
-                  sums.data()};
+  Pass pass(reinterpret_cast<const uint64_t *>(memory.data()), bytes / 8, pool.threads());
   double best = 0;
   for (unsigned i = 0; i < repetitions; ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    pool.run(sumChunk, &pass, pool.threads());
+    pool.run(pass);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     best = std::max(best, static_cast<double>(bytes) / seconds.count());
   }

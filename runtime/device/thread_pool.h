@@ -1,5 +1,9 @@
-// Threads that split the tiles of a program's commands.
+// Threads that run the phases of a program together.
 #pragma once
+
+#include "runtime/device/signal.h"
+#include "runtime/device/tile_ranges.h"
+#include "runtime/support/status.h"
 
 #include <atomic>
 #include <cstdint>
@@ -8,13 +12,22 @@
 
 namespace moeplan {
 
-/// Physical cores this process may run on, at least 1: its affinity mask, counting the threads of a
-/// core once, and no more than a cgroup's CPU quota.
-unsigned availablePhysicalCores();
+/// Work for a pool: phases one behind the other, each a row of tiles that may run in any order and
+/// at the same time. What a phase did is visible to the next one.
+class Phases {
+public:
+  virtual ~Phases() = default;
+  virtual uint32_t count() const = 0;
+  virtual uint32_t tiles(uint32_t phase) const = 0;
+  /// Called on any threads of the pool, for ranges that together have each tile once. Must not
+  /// throw.
+  virtual void run(uint32_t phase, TileRange range) = 0;
+};
 
-/// A fixed set of threads, the caller among them. Workers spin for a short while for the next job
-/// and then sleep; a job that comes while they sleep is begun by the caller and does not wait for
-/// them to wake. Used by one thread at a time. run() allocates nothing and takes no lock.
+/// A fixed set of threads, the caller of run() among them. Nobody waits for a thread to come: a
+/// phase ends when its tiles have been run, by whichever threads were there, and who ends it begins
+/// the next. Between phases and runs threads spin for a short while and then sleep. Used by one
+/// thread at a time. run() allocates nothing, takes no lock and starts no thread.
 class ThreadPool {
 public:
   /// Starts `threads` - 1 workers; fewer where the system refuses.
@@ -25,27 +38,31 @@ public:
 
   unsigned threads() const { return static_cast<unsigned>(workers_.size()) + 1; }
 
-  /// Calls job(context, 0) .. job(context, chunks - 1), each once, on any threads, and returns when
-  /// all have returned.
-  using Job = void (*)(const void *context, uint32_t chunk);
-  void run(Job job, const void *context, uint32_t chunks);
+  /// Binds every thread to a CPU of its own, thread t to the t-th of cpusForPinning(). Workers stay
+  /// there; the caller of run() is bound while it is inside and has its mask back afterwards, which
+  /// costs three system calls a run. Errors: MOEPLAN_UNSUPPORTED where there are fewer CPUs than
+  /// threads or the system refuses; some workers may then be bound.
+  Status pinThreads();
+
+  /// Runs all phases and returns when all have ended.
+  void run(Phases &phases);
 
 private:
-  void work();
-  bool runOneChunk();
-  uint32_t waitForWork(uint32_t lastEpoch);
+  void work(unsigned thread);
+  void runTiles(unsigned thread);
+  void beginPhase(uint32_t phase);
 
-  // High half: number of the job. Low half: chunks not yet begun. A chunk is taken by counting it
-  // down in one step with the job's number, so a late worker can never take one of a later job
-  // while looking at an earlier one's description.
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<uint32_t> unfinished_{0};
-  std::atomic<uint32_t> sleepers_{0};
-  std::atomic<uint32_t> wakeups_{0};
+  // Of the run under way. Stable for a thread that has taken tiles and not yet counted them as run.
+  alignas(64) std::atomic<uint32_t> unfinishedTiles_{0};
+  Phases *phases_ = nullptr;
+  uint32_t phase_ = 0;
+  std::atomic<bool> running_{false};
+
+  Signal changes_; ///< advanced when a phase begins, when a run ends and when the pool does
   std::atomic<bool> stop_{false};
-  Job job_ = nullptr;
-  const void *context_ = nullptr;
+  TileRanges tiles_;
   std::vector<std::thread> workers_;
+  std::vector<int> cpus_; ///< of each thread; empty: not pinned
 };
 
 } // namespace moeplan

@@ -2,18 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
+#include <utility>
 
 namespace moeplan {
-
-namespace {
-
-/// Parts per thread that a command is cut into: enough to even out a slow thread, few enough to
-/// keep each thread's reads long.
-constexpr uint64_t kChunksPerThread = 4;
-/// Bound on chunks per command, for the storage reserved at bind time.
-constexpr uint64_t kMaxChunksPerCommand = 512;
-
-} // namespace
 
 Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Program &program,
                                         const std::vector<moeplan_kernel_fn> &kernels,
@@ -53,11 +45,9 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
   };
 
   uint32_t phaseBegin = 0;
-  auto endPhase = [&] {
-    const auto end = static_cast<uint32_t>(bound.commands_.size());
-    if (end != phaseBegin)
-      bound.phases_.push_back({phaseBegin, end});
-    phaseBegin = end;
+  auto endPhase = [&]() -> Status {
+    const auto begin = std::exchange(phaseBegin, static_cast<uint32_t>(bound.commands_.size()));
+    return bound.addPhase(begin, phaseBegin);
   };
   for (uint32_t i = 0; i < program.commands()->size(); ++i) {
     const auto firstOperand = static_cast<uint32_t>(bound.operands_.size());
@@ -79,60 +69,100 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
       break;
     }
     default:
-      endPhase();
+      MOEPLAN_TRY(endPhase());
     }
   }
-  endPhase();
-  size_t widest = 0;
-  for (const Phase &phase : bound.phases_)
-    widest = std::max<size_t>(widest, phase.end - phase.begin);
-  bound.chunks_.reserve(widest * kMaxChunksPerCommand);
+  MOEPLAN_TRY(endPhase());
   return bound;
 }
 
-void BoundProgram::runChunk(const void *context, uint32_t index) {
-  const auto &run = *static_cast<const PhaseRun *>(context);
-  const Chunk &chunk = run.program->chunks_[index];
-  const Command &command = run.program->commands_[chunk.command];
-  void *const *operands = run.program->operands_.data() + command.firstOperand;
-  if (command.kernel)
-    command.kernel(operands, run.step, chunk.tileBegin, chunk.tileEnd);
-  else
-    std::memcpy(operands[0], operands[1], command.copyBytes);
+Status BoundProgram::addPhase(uint32_t begin, uint32_t end) {
+  if (begin == end)
+    return {};
+  uint64_t tiles = 0, tilesPerToken = 0;
+  for (uint32_t i = begin; i < end; ++i)
+    (commands_[i].perToken ? tilesPerToken : tiles) += commands_[i].tiles;
+  uint64_t most = 0;
+  if (__builtin_mul_overflow(tilesPerToken, uint64_t(maxTokens_), &most) ||
+      __builtin_add_overflow(most, tiles, &most) || most > UINT32_MAX)
+    return unsupported("a phase of a program for " + std::to_string(maxTokens_) +
+                       " tokens has more than " + std::to_string(UINT32_MAX) + " tiles");
+  phases_.push_back(
+      {begin, end, static_cast<uint32_t>(tiles), static_cast<uint32_t>(tilesPerToken)});
+  return {};
 }
 
-void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits,
-                       DispatchObserver *observer) {
+void BoundProgram::pointToLogits(const moeplan_step &step, float *logits) {
   // Kernels index logits by the row in the chunk; rows before logits_begin are never touched, so
   // the base may lie before the buffer. Computed on integers, where that is well-defined.
   const uintptr_t logitsBase = reinterpret_cast<uintptr_t>(logits) -
                                uintptr_t(step.logits_begin) * vocabSize_ * sizeof(float);
   for (uint32_t operand : logitsOperands_)
     operands_[operand] = reinterpret_cast<void *>(logitsBase); // NOLINT(performance-no-int-to-ptr)
+}
 
-  const uint64_t parts = pool.threads() == 1 ? 1
-                                             : std::min<uint64_t>(pool.threads() * kChunksPerThread,
-                                                                  kMaxChunksPerCommand);
-  const PhaseRun context{this, &step};
-  for (const Phase &phase : phases_) {
-    chunks_.clear();
-    for (uint32_t i = phase.begin; i < phase.end; ++i) {
-      const Command &command = commands_[i];
-      const uint64_t tiles = uint64_t(command.tiles) * (command.perToken ? step.token_count : 1);
-      const uint64_t count = std::min(tiles, parts);
-      for (uint64_t part = 0; part < count; ++part)
-        chunks_.push_back({i, tiles * part / count, tiles * (part + 1) / count});
-    }
-    pool.run(runChunk, &context, static_cast<uint32_t>(chunks_.size()));
-    if (!observer)
-      continue;
-    for (uint32_t i = phase.begin; i < phase.end; ++i)
-      if (const fb::Dispatch *dispatch = commands_[i].dispatch)
-        observer->afterDispatch(
-            *dispatch,
-            std::span(operands_).subspan(commands_[i].firstOperand, dispatch->bindings()->size()),
-            step);
+/// `count` phases from `first` on, for one step.
+class BoundProgram::StepPhases : public Phases {
+public:
+  StepPhases(const BoundProgram &program, const moeplan_step &step, size_t first, size_t count)
+      : program_(program), step_(step), first_(static_cast<uint32_t>(first)),
+        count_(static_cast<uint32_t>(count)) {}
+
+  uint32_t count() const override { return count_; }
+  uint32_t tiles(uint32_t phase) const override {
+    return program_.phases_[first_ + phase].tilesIn(step_);
   }
+  void run(uint32_t phase, TileRange range) override {
+    program_.runTiles(program_.phases_[first_ + phase], range, step_);
+  }
+
+private:
+  const BoundProgram &program_;
+  const moeplan_step &step_;
+  uint32_t first_, count_;
+};
+
+void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits,
+                       DispatchObserver *observer) {
+  pointToLogits(step, logits);
+  if (!observer) {
+    StepPhases all(*this, step, 0, phases_.size());
+    pool.run(all);
+    return;
+  }
+  for (size_t phase = 0; phase < phases_.size(); ++phase) {
+    StepPhases one(*this, step, phase, 1);
+    pool.run(one);
+    observe(phases_[phase], step, *observer);
+  }
+}
+
+void BoundProgram::runTiles(const Phase &phase, TileRange range, const moeplan_step &step) const {
+  uint32_t first = 0; // tile of the phase at which the command begins
+  for (uint32_t i = phase.begin; i < phase.end && first < range.end; ++i) {
+    const Command &command = commands_[i];
+    const uint32_t tiles = command.tiles * (command.perToken ? step.token_count : 1);
+    const uint32_t begin = std::max(range.begin, first);
+    const uint32_t end = std::min(range.end, first + tiles);
+    if (begin < end) {
+      void *const *operands = operands_.data() + command.firstOperand;
+      if (command.kernel)
+        command.kernel(operands, &step, begin - first, end - first);
+      else
+        std::memcpy(operands[0], operands[1], command.copyBytes);
+    }
+    first += tiles;
+  }
+}
+
+void BoundProgram::observe(const Phase &phase, const moeplan_step &step,
+                           DispatchObserver &observer) const {
+  for (uint32_t i = phase.begin; i < phase.end; ++i)
+    if (const fb::Dispatch *dispatch = commands_[i].dispatch)
+      observer.afterDispatch(
+          *dispatch,
+          std::span(operands_).subspan(commands_[i].firstOperand, dispatch->bindings()->size()),
+          step);
 }
 
 } // namespace moeplan

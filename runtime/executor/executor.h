@@ -37,6 +37,7 @@ public:
 /// per session; running it allocates nothing.
 class BoundProgram {
 public:
+  /// Errors: MOEPLAN_UNSUPPORTED where a phase has more than 2^32 - 1 tiles.
   static Result<BoundProgram> bind(const Artifact &artifact, const fb::Program &program,
                                    const std::vector<moeplan_kernel_fn> &kernels,
                                    const ProgramMemory &memory);
@@ -59,21 +60,22 @@ private:
     uint64_t copyBytes;
     const fb::Dispatch *dispatch; ///< null for a copy
   };
-  /// Commands between two barriers; they run side by side.
+  /// Commands between two barriers; they run side by side. Their tiles, end to end, are one row
+  /// that threads share out.
   struct Phase {
     uint32_t begin, end;
-  };
-  /// A contiguous part of one command's tiles.
-  struct Chunk {
-    uint32_t command;
-    uint64_t tileBegin, tileEnd;
-  };
-  struct PhaseRun {
-    const BoundProgram *program;
-    const moeplan_step *step;
-  };
+    uint32_t tiles, tilesPerToken;
 
-  static void runChunk(const void *context, uint32_t chunk);
+    uint32_t tilesIn(const moeplan_step &step) const {
+      return tiles + tilesPerToken * step.token_count;
+    }
+  };
+  class StepPhases;
+
+  Status addPhase(uint32_t begin, uint32_t end);
+  void pointToLogits(const moeplan_step &step, float *logits);
+  void runTiles(const Phase &phase, TileRange range, const moeplan_step &step) const;
+  void observe(const Phase &phase, const moeplan_step &step, DispatchObserver &observer) const;
 
   uint32_t maxTokens_ = 0;
   uint32_t vocabSize_ = 0;
@@ -81,7 +83,6 @@ private:
   std::vector<Phase> phases_;
   std::vector<void *> operands_;
   std::vector<uint32_t> logitsOperands_; ///< indices into operands_ that follow the logits
-  std::vector<Chunk> chunks_;            ///< of the phase under way
 };
 
 } // namespace moeplan

@@ -2,6 +2,7 @@
 
 #include "formats.h"
 #include "kv_formats.h"
+#include "runtime/device/affinity.h"
 #include "runtime/device/cpu_features.h"
 
 #include <algorithm>
@@ -73,6 +74,8 @@ Result<std::unique_ptr<Session>> Session::create(const Artifact &artifact,
   const uint32_t threads = options.threads ? options.threads : availablePhysicalCores();
 
   std::unique_ptr<Session> session(new Session(artifact, *plan, context, threads));
+  if (options.pinThreads)
+    MOEPLAN_TRY(session->pool_.pinThreads());
   std::vector<moeplan_kernel_fn> kernels;
   MOEPLAN_TRY(session->loadKernels(kernels));
   session->fillExpertTable();

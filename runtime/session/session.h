@@ -21,6 +21,7 @@ struct SessionOptions {
   const char *plan = nullptr; ///< null: the first
   uint32_t contextLength = 0; ///< 0: min(max_position_embeddings, kDefaultContext)
   uint32_t threads = 0;       ///< 0: physical cores
+  bool pinThreads = false;    ///< see ThreadPool::pinThreads()
 };
 
 /// Used by one thread at a time. Borrows the artifact.

@@ -23,7 +23,7 @@ struct Options {
   std::string plan;
   uint32_t promptTokens = 512;
   uint32_t genTokens = 128;
-  uint32_t threads = 0;
+  ThreadOptions threads;
   uint32_t repetitions = 5;
   std::string output = "md";
 };
@@ -202,7 +202,7 @@ Command addBenchCommand(CLI::App &app) {
   };
   addCount("--prompt-tokens", options->promptTokens, "Tokens of the prefill");
   addCount("--gen-tokens", options->genTokens, "Tokens decoded one by one behind them");
-  addThreadsOption(*command, options->threads);
+  addThreadOptions(*command, options->threads);
   addCount("--repetitions", options->repetitions, "Timed runs, after one warm-up");
   command->add_option("--output", options->output, "md, csv or json")
       ->capture_default_str()

@@ -36,12 +36,13 @@ Owned<moeplan_artifact> openArtifact(const std::string &path) {
 }
 
 Owned<moeplan_session> createSession(const moeplan_artifact &artifact, const std::string &plan,
-                                     uint32_t contextLength, uint32_t threads) {
+                                     uint32_t contextLength, const ThreadOptions &threads) {
   moeplan_session_options options;
   moeplan_session_options_init(&options);
   options.plan = plan.empty() ? nullptr : plan.c_str();
   options.context_length = contextLength;
-  options.threads = threads;
+  options.threads = threads.count;
+  options.pin_threads = threads.pin;
   moeplan_session *session = nullptr;
   check(moeplan_session_create(&artifact, &options, &session));
   return Owned<moeplan_session>(session);
@@ -147,10 +148,12 @@ void addPlanOption(CLI::App &command, std::string &plan) {
       ->type_name("NAME");
 }
 
-void addThreadsOption(CLI::App &command, uint32_t &threads) {
-  command.add_option("--threads", threads, "Threads (default: one per physical core)")
+void addThreadOptions(CLI::App &command, ThreadOptions &threads) {
+  command.add_option("--threads", threads.count, "Threads (default: one per physical core)")
       ->check(positive())
       ->type_name("N");
+  command.add_flag("--pin-threads", threads.pin,
+                   "Bind each thread to a CPU of its own, one of every physical core first");
 }
 
 void addJsonFlag(CLI::App &command, bool &json) {

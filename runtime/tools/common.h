@@ -41,9 +41,14 @@ template <typename T> using Owned = std::unique_ptr<T, Deleter>;
 
 Owned<moeplan_artifact> openArtifact(const std::string &path);
 
-/// `plan` empty: the artifact's first. `contextLength` and `threads` 0: the runtime's choice.
+struct ThreadOptions {
+  uint32_t count = 0; ///< 0: the runtime's choice
+  bool pin = false;
+};
+
+/// `plan` empty: the artifact's first. `contextLength` 0: the runtime's choice.
 Owned<moeplan_session> createSession(const moeplan_artifact &artifact, const std::string &plan,
-                                     uint32_t contextLength, uint32_t threads);
+                                     uint32_t contextLength, const ThreadOptions &threads);
 
 std::vector<int32_t> tokenize(const moeplan_artifact &artifact, std::string_view text, bool addBos);
 
@@ -73,7 +78,7 @@ double secondsSince(std::chrono::steady_clock::time_point start);
 /// Options that several subcommands have, with one wording.
 void addArtifactArgument(CLI::App &command, std::string &path);
 void addPlanOption(CLI::App &command, std::string &plan);
-void addThreadsOption(CLI::App &command, uint32_t &threads);
+void addThreadOptions(CLI::App &command, ThreadOptions &threads);
 void addJsonFlag(CLI::App &command, bool &json);
 /// Checks of an option: a number above 0, or not below it.
 CLI::Validator positive();

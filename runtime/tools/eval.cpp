@@ -18,7 +18,7 @@ struct Options {
   std::string text;
   uint32_t contextLength = 0;
   uint64_t maxWindows = 0; // 0: all
-  uint32_t threads = 0;
+  ThreadOptions threads;
   bool json = false;
   bool perWindow = false;
 };
@@ -151,7 +151,7 @@ Command addEvalCommand(CLI::App &app) {
   command->add_option("--max-windows", options->maxWindows, "Most windows to score (default: all)")
       ->check(positive())
       ->type_name("N");
-  addThreadsOption(*command, options->threads);
+  addThreadOptions(*command, options->threads);
   addJsonFlag(*command, options->json);
   command->add_flag("--per-window", options->perWindow,
                     "With --json: the nats per token of every window, for paired comparisons");

@@ -27,7 +27,7 @@ struct Options {
   std::string logitsOut;
   uint32_t maxTokens = 128;
   uint32_t contextLength = 0;
-  uint32_t threads = 0;
+  ThreadOptions threads;
   bool stopAtEos = true;
   bool json = false;
   moeplan_sampler_options sampling{};
@@ -254,7 +254,7 @@ Command addRunCommand(CLI::App &app) {
                    "Positions of the KV cache (default: the model's, at most 4096)")
       ->check(positive())
       ->type_name("N");
-  addThreadsOption(*command, options->threads);
+  addThreadOptions(*command, options->threads);
   command->add_option("--temperature", sampling.temperature, "0 is greedy")
       ->capture_default_str()
       ->check(notNegative())

@@ -32,6 +32,7 @@ SessionHandle createSession(const moeplan_artifact *artifact, const SessionReque
   options.plan = request.plan;
   options.context_length = request.contextLength;
   options.threads = request.threads;
+  options.pin_threads = request.pinThreads;
   moeplan_session *session = nullptr;
   check(moeplan_session_create(artifact, &options, &session));
   return SessionHandle(session);

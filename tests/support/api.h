@@ -30,6 +30,7 @@ struct SessionRequest {
   const char *plan = nullptr;
   uint32_t contextLength = 0;
   uint32_t threads = 0;
+  bool pinThreads = false;
 };
 
 // What follows throws std::runtime_error with the message where the API fails.

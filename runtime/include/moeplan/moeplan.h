@@ -132,6 +132,12 @@ typedef struct moeplan_session_options {
   const char *plan;        /* NULL: the artifact's first */
   uint32_t context_length; /* positions of the KV cache; 0: min(max_context, 4096) */
   uint32_t threads;        /* 0: one per physical core available to the process */
+  /* Binds each thread to a CPU of its own among those the creating thread may run on: one of every
+   * physical core first, then their further hyperthreads. The threads of the session stay there.
+   * A thread that calls moeplan_session_append() is bound to the first of the CPUs until the call
+   * returns, which costs three system calls. Two sessions choose the same CPUs. Creating the session
+   * fails with MOEPLAN_UNSUPPORTED where there are fewer CPUs than threads or the system refuses. */
+  bool pin_threads;
 } moeplan_session_options;
 
 MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <sched.h>
 
 namespace moeplan::testing {
 namespace {
@@ -82,6 +84,35 @@ TEST_F(ApiTest, OptionsOfAnOlderHeaderLeaveTheRestAtTheirDefaults) {
   ASSERT_EQ(take(moeplan_session_create(artifact, &options, &session)).code, MOEPLAN_OK);
   EXPECT_EQ(moeplan_session_context_length(session), 5u);
   moeplan_session_free(session);
+}
+
+TEST_F(ApiTest, MoreThreadsThanCpusCannotBePinned) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  ASSERT_EQ(sched_getaffinity(0, sizeof(mask), &mask), 0);
+  moeplan_session_options options;
+  moeplan_session_options_init(&options);
+  options.threads = uint32_t(CPU_COUNT(&mask)) + 1;
+  options.pin_threads = true;
+  moeplan_session *session = nullptr;
+  expectFailure(moeplan_session_create(artifact, &options, &session), MOEPLAN_UNSUPPORTED,
+                ("cannot pin " + std::to_string(options.threads) + " threads").c_str());
+  EXPECT_EQ(session, nullptr);
+}
+
+TEST_F(ApiTest, PinningGivesTheSameLogitsAndTheCallerItsCpusBack) {
+  const std::vector<int32_t> tokens = {1, 2, 3};
+  const size_t vocabSize = moeplan_artifact_model_info(artifact).vocab_size;
+  cpu_set_t before, after;
+  CPU_ZERO(&before);
+  CPU_ZERO(&after);
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  const auto threads = uint32_t(std::min(CPU_COUNT(&before), 2));
+  const SessionHandle plain = createSession(artifact, {.threads = threads});
+  const SessionHandle pinned = createSession(artifact, {.threads = threads, .pinThreads = true});
+  EXPECT_EQ(logitsOf(pinned.get(), tokens, vocabSize), logitsOf(plain.get(), tokens, vocabSize));
+  ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
 }
 
 TEST_F(ApiTest, SessionsThatCannotBeAreRefused) {

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 namespace moeplan::testing {
 namespace {
@@ -68,6 +69,11 @@ protected:
 
   /// Binds the program of these commands.
   BoundProgram bind(std::vector<CommandDraft> commands) {
+    auto bound = tryBind(std::move(commands));
+    EXPECT_TRUE(bound.ok());
+    return std::move(bound).value();
+  }
+  Result<BoundProgram> tryBind(std::vector<CommandDraft> commands) {
     draft.plans[0].programs[1].commands = std::move(commands);
     const std::string path = directory.path() / "a.moeplan";
     draft.write(path);
@@ -76,9 +82,7 @@ protected:
       throw std::runtime_error(opened.failure().message());
     artifact = std::move(opened).value();
     const fb::Program &program = *artifact->metadata().plans()->Get(0)->programs()->Get(1);
-    auto bound = BoundProgram::bind(*artifact, program, kKernels, memory);
-    EXPECT_TRUE(bound.ok());
-    return std::move(bound).value();
+    return BoundProgram::bind(*artifact, program, kKernels, memory);
   }
 
   template <typename T> T *inArena(uint64_t offset) {
@@ -165,6 +169,75 @@ TEST_F(ExecutorTest, CommandsOfOnePhaseAllRun) {
   EXPECT_EQ(std::accumulate(inArena<uint32_t>(0), inArena<uint32_t>(64), 0u), 5u);
   EXPECT_EQ(std::accumulate(inArena<uint32_t>(256), inArena<uint32_t>(512), 0u), 40u);
   EXPECT_EQ(std::string(inArena<char>(1024), 16), std::string(16, 'n'));
+}
+
+TEST_F(ExecutorTest, TilesOfSideBySideCommandsAreSharedOutWhereverTheirBordersLie) {
+  for (unsigned threads : {1u, 2u, 3u, 8u}) {
+    ThreadPool threaded(threads);
+    for (uint32_t tiles = 1; tiles <= 20; ++tiles) {
+      BoundProgram program = bind({dispatch(kCountTiles, 1, {arena(0, 4)}),
+                                   dispatch(kCountTiles, tiles, {arena(256, 256)}),
+                                   dispatch(kCountTiles, 3, {arena(512, 256)}, /*perToken=*/true),
+                                   dispatch(kCountTiles, 2, {arena(768, 8)})});
+      std::memset(arenaMemory, 0, sizeof(arenaMemory));
+      program.run(threaded, step, nullptr);
+      const std::pair<uint64_t, uint32_t> expected[] = {
+          {0, 1}, {256, tiles}, {512, 3 * kMaxTokens}, {768, 2}};
+      for (const auto &[offset, count] : expected)
+        for (uint32_t tile = 0; tile < 64; ++tile)
+          ASSERT_EQ(inArena<uint32_t>(offset)[tile], tile < count ? 1u : 0u)
+              << threads << " threads, " << tiles << " tiles, tile " << tile << " at " << offset;
+    }
+  }
+}
+
+/// Notes, for each dispatch, its number of tiles and how many tiles had run by then.
+class RecordingObserver : public DispatchObserver {
+public:
+  explicit RecordingObserver(std::span<const uint32_t> counts) : counts_(counts) {}
+  void afterDispatch(const fb::Dispatch &dispatch, std::span<void *const> operands,
+                     const moeplan_step &) override {
+    EXPECT_EQ(std::this_thread::get_id(), caller_);
+    EXPECT_EQ(operands.size(), dispatch.bindings()->size());
+    seen.emplace_back(dispatch.tiles(), std::accumulate(counts_.begin(), counts_.end(), 0u));
+  }
+  std::vector<std::pair<uint32_t, uint32_t>> seen;
+
+private:
+  std::span<const uint32_t> counts_;
+  std::thread::id caller_ = std::this_thread::get_id();
+};
+
+TEST_F(ExecutorTest, AnObserverSeesEachDispatchInOrderBetweenItsPhaseAndTheNext) {
+  for (unsigned threads : {1u, 2u, 4u}) {
+    ThreadPool threaded(threads);
+    BoundProgram program =
+        bind({dispatch(kCountTiles, 64, {arena(0, 256)}), dispatch(kCountTiles, 1, {arena(256, 4)}),
+              barrier(), dispatch(kCountTiles, 1, {arena(512, 4)}), barrier(),
+              dispatch(kCountTiles, 7, {arena(768, 28)})});
+    for (int run = 0; run < 200; ++run) {
+      std::memset(arenaMemory, 0, sizeof(arenaMemory));
+      RecordingObserver observer({inArena<uint32_t>(0), 256});
+      program.run(threaded, step, nullptr, &observer);
+      const std::vector<std::pair<uint32_t, uint32_t>> expected = {
+          {64, 65}, {1, 65}, {1, 66}, {7, 73}};
+      ASSERT_EQ(observer.seen, expected) << threads << " threads";
+    }
+  }
+}
+
+TEST_F(ExecutorTest, APhaseWithMoreTilesThanCanBeCountedIsRefused) {
+  constexpr uint32_t kMost = 1 << 24; // that an artifact may have in one command
+  std::vector<CommandDraft> commands(
+      (uint64_t(1) << 32) / kMost / kMaxTokens,
+      dispatch(kCountTiles, kMost, {arena(0, 64)}, /*perToken=*/true));
+  const auto bound = tryBind(commands);
+  ASSERT_FALSE(bound.ok());
+  EXPECT_EQ(bound.failure().code(), MOEPLAN_UNSUPPORTED);
+  EXPECT_EQ(bound.failure().message(),
+            "a phase of a program for 4 tokens has more than 4294967295 tiles");
+  --commands.back().tiles;
+  EXPECT_TRUE(tryBind(commands).ok());
 }
 
 TEST_F(ExecutorTest, OperandsAreTheMemoryTheyName) {
