@@ -120,6 +120,9 @@ private:
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
+    if (checkpoint->tokenizer().empty())
+      return createStringError(options.checkpoint +
+                               ": has no tokenizer.model, calibrating on a text needs it");
 
     const MixtralConfig &config = checkpoint->config();
     head.compilerVersion = MOEPLAN_VERSION;

@@ -283,6 +283,7 @@ private:
       return bytes.takeError();
     report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());
     report.fileBytes = *bytes;
+    report.hasTokenizer = !checkpoint->tokenizer().empty();
     report.plans = policy.tiers.size();
     report.kernels = kernels.size();
     return report;

@@ -45,6 +45,7 @@ struct CompileReport {
   uint64_t fileBytes = 0;
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
+  bool hasTokenizer = true;
   /// Quantised experts that calibration hardly reached: without their statistics.
   std::vector<std::string> hardlyReached;
 };

@@ -193,6 +193,8 @@ Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
                                  weightFiles->sharded ? kIndexFile : kSingleFile))
     return error;
 
+  if (!exists(directory + "/" + kTokenizerFile))
+    return checkpoint;
   Expected<InputFile> tokenizer = InputFile::open(directory + "/" + kTokenizerFile);
   if (!tokenizer)
     return tokenizer.takeError();

@@ -78,7 +78,7 @@ public:
   /// The mapped bytes of a tensor; borrowed from the checkpoint. They need not be aligned to their
   /// element size: the format does not promise it.
   llvm::ArrayRef<uint8_t> bytes(const TensorInfo &tensor) const;
-  /// The bytes of `tokenizer.model`.
+  /// The bytes of `tokenizer.model`; empty where there is none.
   llvm::ArrayRef<uint8_t> tokenizer() const;
   /// Tells the kernel that the tensor's pages will not be needed again, so that resident memory
   /// stays bounded while a large checkpoint streams through.

@@ -1,5 +1,6 @@
 #include "compiler/pack/metadata.h"
 
+#include "artifact_header.h"
 #include "dialects/plan/PlanDialect.h"
 #include "formats.h"
 #include "moeplan_generated.h"
@@ -39,8 +40,13 @@ public:
         builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
         string(p.policyDigest), string(p.commandLine),
         p.statisticsDigest.empty() ? Offset<String>() : string(p.statisticsDigest));
+    const auto *tokenizer = find_if(in.packed, [](const PackedSegment &segment) {
+      return segment.kind == PackedSegment::Kind::Tokenizer;
+    });
+    const uint32_t tokenizerSegment =
+        tokenizer == in.packed.end() ? kNoTokenizer : tokenizer - in.packed.begin();
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
-                                      /*tokenizer_segment=*/in.packed.size() - 1, provenance),
+                                      tokenizerSegment, provenance),
                    fb::ArtifactIdentifier());
     return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
   }

@@ -39,7 +39,7 @@ std::vector<KernelSpec> collectKernels(mlir::ModuleOp module);
 
 /// Everything the metadata is made from. Segments are numbered: `packed` first, then the module's
 /// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code
-/// segment per library, in their order, then the tokenizer.
+/// segment per library, in their order, then the tokenizer where there is one.
 struct MetadataInput {
   mlir::ModuleOp module;
   llvm::ArrayRef<KernelSpec> kernels;

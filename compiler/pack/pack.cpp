@@ -72,6 +72,8 @@ private:
         return code.takeError();
       packed.push_back(std::move(*code));
     }
+    if (checkpoint.tokenizer().empty())
+      return Error::success();
     auto tokenizer = compress("tokenizer", PackedSegment::Kind::Tokenizer, checkpoint.tokenizer());
     if (!tokenizer)
       return tokenizer.takeError();
@@ -176,6 +178,7 @@ private:
     header.metadata_size = metadataBytes;
     header.segment_base = base;
     header.file_size = file.position();
+    header.feature_bits = checkpoint.tokenizer().empty() ? kFeatureNoTokenizer : 0;
     Hasher hasher;
     hasher.update(&header, offsetof(ArtifactHeader, checksum));
     hasher.update(bytes.data(), bytes.size());

@@ -69,7 +69,7 @@ Status Artifact::readMetadata() {
   if (!fb::VerifyArtifactBuffer(verifier))
     return corrupt("metadata is not a valid FlatBuffer of this schema");
   metadata_ = fb::GetArtifact(metadata);
-  return validateMetadata(*metadata_, header_.file_size - header_.segment_base);
+  return validateMetadata(*metadata_, header_);
 }
 
 std::span<const std::byte> Artifact::stored(uint32_t index) const {

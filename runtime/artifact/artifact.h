@@ -25,6 +25,7 @@ public:
   const fb::Artifact &metadata() const { return *metadata_; }
   const fb::Model &model() const { return *metadata_->model(); }
   uint64_t fileBytes() const { return file_.bytes().size(); }
+  bool hasTokenizer() const { return metadata_->tokenizer_segment() != kNoTokenizer; }
 
   /// The bytes of segment `index` as they lie in the file.
   std::span<const std::byte> stored(uint32_t index) const;
@@ -51,8 +52,8 @@ private:
 };
 
 /// The rules of the format that the FlatBuffer verifier does not know: every index, enum, count,
-/// product and range. `segmentBytes` is the file's size behind the segment base.
-Status validateMetadata(const fb::Artifact &artifact, uint64_t segmentBytes);
+/// product and range, and that the header's feature bits are those of the features in use.
+Status validateMetadata(const fb::Artifact &artifact, const ArtifactHeader &header);
 
 /// A description for people and pipelines, as JSON text.
 std::string inspectArtifact(const Artifact &artifact);

@@ -48,16 +48,22 @@ bool isElementFormat(fb::Format format) {
 /// Checks the parts in the order of their dependence and keeps what later parts need.
 class Validator {
 public:
-  Validator(const fb::Artifact &artifact, uint64_t segmentBytes)
-      : artifact(artifact), model(*artifact.model()), segmentBytes(segmentBytes) {}
+  Validator(const fb::Artifact &artifact, const ArtifactHeader &header)
+      : artifact(artifact), model(*artifact.model()), header(header),
+        segmentBytes(header.file_size - header.segment_base) {}
 
   Status run() {
     MOEPLAN_TRY(checkModel());
     MOEPLAN_TRY(checkSegments());
     MOEPLAN_TRY(checkKernels());
     MOEPLAN_TRY(checkPlans());
-    if (!isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
+    const bool hasTokenizer = artifact.tokenizer_segment() != kNoTokenizer;
+    if (hasTokenizer && !isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
       return corrupt("the tokenizer is not a tokenizer segment");
+    const uint64_t used = hasTokenizer ? 0 : kFeatureNoTokenizer;
+    if (header.feature_bits != used)
+      return corrupt("feature bits " + std::to_string(used) + " expected, the header has " +
+                     std::to_string(header.feature_bits));
     return {};
   }
 
@@ -300,13 +306,14 @@ private:
 
   const fb::Artifact &artifact;
   const fb::Model &model;
-  uint64_t segmentBytes;
+  const ArtifactHeader &header;
+  uint64_t segmentBytes; ///< of the file behind the segment base
 };
 
 } // namespace
 
-Status validateMetadata(const fb::Artifact &artifact, uint64_t segmentBytes) {
-  return Validator(artifact, segmentBytes).run();
+Status validateMetadata(const fb::Artifact &artifact, const ArtifactHeader &header) {
+  return Validator(artifact, header).run();
 }
 
 } // namespace moeplan

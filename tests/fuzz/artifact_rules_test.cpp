@@ -51,7 +51,7 @@ TEST(ArtifactRulesTest, Header) {
   EXPECT_EQ(headerRefusal([](auto &h) { h.format_version = 2; }),
             "format version 2, this runtime reads version 1");
   EXPECT_EQ(headerRefusal([](auto &h) { h.header_size = 65; }), "header size 65, expected 64");
-  EXPECT_EQ(headerRefusal([](auto &h) { h.feature_bits = 1; }),
+  EXPECT_EQ(headerRefusal([](auto &h) { h.feature_bits = uint64_t(1) << 63; }),
             "needs features this runtime does not know; use a newer one");
   EXPECT_NE(headerRefusal([](auto &h) { ++h.file_size; }).find("bytes, its header says"),
             std::string::npos);
@@ -169,6 +169,17 @@ TEST(ArtifactRulesTest, KernelsAndLibraries) {
   for (uint32_t segment : {0u, 2u, 5u})
     EXPECT_EQ(refusal([&](ArtifactDraft &d) { d.tokenizerSegment = segment; }),
               "the tokenizer is not a tokenizer segment");
+}
+
+TEST(ArtifactRulesTest, FeatureBitsAreThoseInUse) {
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.tokenizerSegment = kNoTokenizer; }), "");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.featureBits = kFeatureNoTokenizer; }),
+            "feature bits 0 expected, the header has 1");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) {
+              d.tokenizerSegment = kNoTokenizer;
+              d.featureBits = 0;
+            }),
+            "feature bits 1 expected, the header has 0");
 }
 
 TEST(ArtifactRulesTest, Plans) {

@@ -158,6 +158,8 @@ std::string ArtifactDraft::build() const {
   header.metadata_offset = sizeof(header);
   header.metadata_size = metadata.size();
   header.segment_base = alignTo(sizeof(header) + metadata.size(), kMappedAlignment);
+  header.feature_bits =
+      featureBits.value_or(tokenizerSegment == kNoTokenizer ? kFeatureNoTokenizer : 0);
   std::string file(sizeof(header), '\0');
   file += metadata;
   for (size_t i = 0; i < segments.size(); ++i) {

@@ -92,6 +92,7 @@ struct ArtifactDraft {
   std::vector<LibraryDraft> libraries;
   std::vector<PlanDraft> plans;
   uint32_t tokenizerSegment = kTokenizer;
+  std::optional<uint64_t> featureBits; ///< absent: those of the features in use
   /// Replaces what the layout gave a segment.
   std::vector<std::pair<uint32_t, fb::Extent>> extents;
 

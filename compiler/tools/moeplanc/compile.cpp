@@ -52,6 +52,8 @@ int runCompile(compiler::CompileOptions &options) {
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
                report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
+  if (!report->hasTokenizer)
+    std::fprintf(stderr, "no tokenizer.model: the artifact takes and gives token ids only\n");
   if (!report->hardlyReached.empty())
     std::fprintf(stderr, "quantised without calibration, which hardly reached them: %s\n",
                  llvm::join(report->hardlyReached, ", ").c_str());
@@ -68,7 +70,7 @@ Command addCompileCommand(CLI::App &app) {
                   "-o mixtral.moeplan");
   compile
       ->add_option("CHECKPOINT", options.checkpoint,
-                   "Hugging Face directory: config.json, *.safetensors, tokenizer.model")
+                   "Hugging Face directory: config.json, *.safetensors, tokenizer.model (optional)")
       ->required()
       ->type_name("DIR");
   CLI::Option *policy = compile
