@@ -25,8 +25,9 @@ inline constexpr char kArtifactMagic[8] = {'M', 'O', 'E', 'P', 'L', 'A', 'N', '\
 inline constexpr uint32_t kFormatVersion = 1;
 
 /// Bits of `feature_bits`: each is set exactly where a file uses the feature.
-inline constexpr uint64_t kFeatureNoTokenizer = 1 << 0; ///< tokenizer_segment is kNoTokenizer
-inline constexpr uint64_t kKnownFeatureBits = kFeatureNoTokenizer;
+inline constexpr uint64_t kFeatureNoTokenizer = 1 << 0;      ///< tokenizer_segment is kNoTokenizer
+inline constexpr uint64_t kFeatureSyntheticWeights = 1 << 1; ///< there is a synthetic_seed
+inline constexpr uint64_t kKnownFeatureBits = kFeatureNoTokenizer | kFeatureSyntheticWeights;
 
 /// Artifact.tokenizer_segment of an artifact that takes and gives token ids only.
 inline constexpr uint32_t kNoTokenizer = UINT32_MAX;

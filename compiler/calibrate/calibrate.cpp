@@ -328,7 +328,7 @@ private:
     const uint32_t segment = segments[int(which.linear)];
     const auto format = artifact->metadata().segments()->Get(segment)->format();
     Status status = session->replaceExpertWeight(which.layer, which.expert, which.linear,
-                                                 artifact->stored(segment).data(), format);
+                                                 artifact->weight(segment).data(), format);
     return status.ok() ? Error::success() : toError(std::move(status));
   }
 

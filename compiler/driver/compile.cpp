@@ -124,7 +124,9 @@ private:
         return file.takeError();
       output.emplace(std::move(*file));
     }
-    auto opened = Checkpoint::open(options.checkpoint);
+    auto opened = options.config.empty()
+                      ? Checkpoint::open(options.checkpoint)
+                      : Checkpoint::synthetic(options.config, options.syntheticSeed);
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
@@ -299,6 +301,8 @@ private:
     add("expert-format", options.expertFormat);
     add("non-expert-format", options.nonExpertFormat);
     add("quantizer", options.quantizer);
+    if (checkpoint->syntheticSeed())
+      add("synthetic", std::to_string(*checkpoint->syntheticSeed()));
     return line;
   }
 

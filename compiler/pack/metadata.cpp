@@ -45,8 +45,11 @@ public:
     });
     const uint32_t tokenizerSegment =
         tokenizer == in.packed.end() ? kNoTokenizer : tokenizer - in.packed.begin();
+    flatbuffers::Optional<uint64_t> seed = flatbuffers::nullopt;
+    if (in.syntheticSeed)
+      seed = *in.syntheticSeed;
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
-                                      tokenizerSegment, provenance),
+                                      tokenizerSegment, provenance, seed),
                    fb::ArtifactIdentifier());
     return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
   }
@@ -75,9 +78,10 @@ private:
       segmentIndex[segment.getSymName()] = tables.size();
       std::vector<uint64_t> shape(segment.getShape().begin(), segment.getShape().end());
       fb::Extent where = extent(tables.size());
-      tables.push_back(fb::CreateSegment(
-          builder, string(segment.getSymName()), fb::SegmentKind::weight, fb::Compression::none,
-          &where, formatOf(segment.getFormat()), builder.CreateVector(shape)));
+      tables.push_back(fb::CreateSegment(builder, string(segment.getSymName()),
+                                         fb::SegmentKind::weight, fb::Compression::none, &where,
+                                         formatOf(segment.getFormat()), builder.CreateVector(shape),
+                                         /*synthetic=*/in.syntheticSeed.has_value()));
     }
     return builder.CreateVector(tables);
   }

@@ -6,6 +6,7 @@
 #include "mlir/IR/BuiltinOps.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ struct MetadataInput {
   llvm::ArrayRef<PackedSegment> packed;
   llvm::ArrayRef<SegmentExtent> extents;
   const Provenance &provenance;
+  std::optional<uint64_t> syntheticSeed; ///< present: no weight has bytes in the file
 };
 
 /// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be

@@ -115,6 +115,13 @@ bool moeplan_artifact_has_tokenizer(const moeplan_artifact *artifact) {
   return artifact && artifact->artifact->hasTokenizer();
 }
 
+bool moeplan_artifact_is_synthetic(const moeplan_artifact *artifact, uint64_t *seed) {
+  const auto value = artifact ? artifact->artifact->syntheticSeed() : std::nullopt;
+  if (value && seed)
+    *seed = *value;
+  return value.has_value();
+}
+
 size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact) {
   return artifact ? artifact->artifact->metadata().plans()->size() : 0;
 }

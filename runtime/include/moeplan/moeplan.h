@@ -96,6 +96,9 @@ MOEPLAN_EXPORT moeplan_model_info moeplan_artifact_model_info(const moeplan_arti
 MOEPLAN_EXPORT bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token);
 /* Without one, what turns text into tokens or tokens into text fails with MOEPLAN_NOT_FOUND. */
 MOEPLAN_EXPORT bool moeplan_artifact_has_tokenizer(const moeplan_artifact *artifact);
+/* Whether weights are not in the file but generated from a seed, for measuring speed without a
+ * checkpoint. The seed goes to `*seed`, which may be NULL. */
+MOEPLAN_EXPORT bool moeplan_artifact_is_synthetic(const moeplan_artifact *artifact, uint64_t *seed);
 MOEPLAN_EXPORT size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact);
 /* Lives as long as the artifact; NULL where index >= plan count. */
 MOEPLAN_EXPORT const char *moeplan_artifact_plan_name(const moeplan_artifact *artifact,
@@ -138,7 +141,9 @@ typedef struct moeplan_session_options {
 
 MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);
 
-/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped. `options` may be NULL. */
+/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped; the first session of an
+ * artifact with synthetic weights generates them, in the time that writing so much memory takes.
+ * `options` may be NULL. */
 MOEPLAN_EXPORT moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
                                                       const moeplan_session_options *options,
                                                       moeplan_session **out);
