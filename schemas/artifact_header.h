@@ -23,7 +23,14 @@ static_assert(sizeof(ArtifactHeader) == 64 && offsetof(ArtifactHeader, checksum)
 
 inline constexpr char kArtifactMagic[8] = {'M', 'O', 'E', 'P', 'L', 'A', 'N', '\n'};
 inline constexpr uint32_t kFormatVersion = 1;
-inline constexpr uint64_t kKnownFeatureBits = 0;
+
+/// Bits of `feature_bits`: each is set exactly where a file uses the feature.
+inline constexpr uint64_t kFeatureNoTokenizer = 1 << 0;      ///< tokenizer_segment is kNoTokenizer
+inline constexpr uint64_t kFeatureSyntheticWeights = 1 << 1; ///< there is a synthetic_seed
+inline constexpr uint64_t kKnownFeatureBits = kFeatureNoTokenizer | kFeatureSyntheticWeights;
+
+/// Artifact.tokenizer_segment of an artifact that takes and gives token ids only.
+inline constexpr uint32_t kNoTokenizer = UINT32_MAX;
 
 /// Alignment in the file of segments that are mapped (weights) and of those that are decompressed.
 inline constexpr uint64_t kMappedAlignment = 4096;

@@ -120,6 +120,9 @@ private:
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
+    if (checkpoint->tokenizer().empty())
+      return createStringError(options.checkpoint +
+                               ": has no tokenizer.model, calibrating on a text needs it");
 
     const MixtralConfig &config = checkpoint->config();
     head.compilerVersion = MOEPLAN_VERSION;
@@ -326,7 +329,7 @@ private:
     const uint32_t segment = segments[int(which.linear)];
     const auto format = artifact->metadata().segments()->Get(segment)->format();
     Status status = session->replaceExpertWeight(which.layer, which.expert, which.linear,
-                                                 artifact->stored(segment).data(), format);
+                                                 artifact->weight(segment).data(), format);
     return status.ok() ? Error::success() : toError(std::move(status));
   }
 

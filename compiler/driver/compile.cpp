@@ -126,7 +126,9 @@ private:
         return file.takeError();
       output.emplace(std::move(*file));
     }
-    auto opened = Checkpoint::open(options.checkpoint);
+    auto opened = options.config.empty()
+                      ? Checkpoint::open(options.checkpoint)
+                      : Checkpoint::synthetic(options.config, options.syntheticSeed);
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
@@ -285,6 +287,7 @@ private:
       return bytes.takeError();
     report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());
     report.fileBytes = *bytes;
+    report.hasTokenizer = !checkpoint->tokenizer().empty();
     report.plans = policy.tiers.size();
     report.kernels = kernels.size();
     return report;
@@ -300,6 +303,8 @@ private:
     add("expert-format", options.expertFormat);
     add("non-expert-format", options.nonExpertFormat);
     add("quantizer", options.quantizer);
+    if (checkpoint->syntheticSeed())
+      add("synthetic", std::to_string(*checkpoint->syntheticSeed()));
     return line;
   }
 

@@ -19,7 +19,9 @@ enum class Phase {
 };
 
 struct CompileOptions {
-  std::string checkpoint;       ///< directory
+  std::string checkpoint; ///< directory; empty where `config` says what is compiled
+  std::string config;     ///< a config.json: weights are generated from `syntheticSeed`
+  uint64_t syntheticSeed = 0;
   std::string policy;           ///< TOML file; empty: one tier `default`, see below
   std::string expertFormat;     ///< without a policy: of all experts; empty: bf16
   std::string expertFormatFile; ///< without a policy: rules that come before expertFormat
@@ -46,6 +48,7 @@ struct CompileReport {
   uint64_t fileBytes = 0;
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
+  bool hasTokenizer = true;
   /// Quantised experts that calibration hardly reached: without their statistics.
   std::vector<std::string> hardlyReached;
 };

@@ -31,6 +31,8 @@ constexpr const char *kConfigFile = "config.json";
 constexpr const char *kSingleFile = "model.safetensors";
 constexpr const char *kIndexFile = "model.safetensors.index.json";
 constexpr const char *kTokenizerFile = "tokenizer.model";
+/// What stands for the file of weights that no file holds.
+constexpr const char *kSynthetic = "synthetic";
 
 bool exists(const std::string &path) { return ::access(path.c_str(), F_OK) == 0; }
 
@@ -158,19 +160,41 @@ void addConfig(Digest &digest, const MixtralConfig &config) {
     digest.add(uint64_t(int64_t(id)));
 }
 
+Expected<MixtralConfig> readConfig(const std::string &path, StringRef origin) {
+  Expected<InputFile> file = InputFile::open(path);
+  if (!file)
+    return file.takeError();
+  return parseMixtralConfig(file->text(), origin);
+}
+
 } // namespace
 
 Checkpoint::~Checkpoint() = default;
+
+Expected<std::unique_ptr<Checkpoint>> Checkpoint::synthetic(StringRef path, uint64_t seed) {
+  Expected<MixtralConfig> config = readConfig(path.str(), path);
+  if (!config)
+    return config.takeError();
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
+  checkpoint->impl_ = std::make_unique<Impl>();
+  checkpoint->config_ = *config;
+  checkpoint->seed_ = seed;
+  checkpoint->files_ = {kSynthetic};
+  for (auto &[name, shape] : expectedTensors(*config)) {
+    TensorInfo tensor{name, 0, DType::BF16, shape, 0, dtypeBytes(DType::BF16)};
+    for (uint64_t extent : shape)
+      tensor.bytes *= extent;
+    checkpoint->tensors_.emplace(name, std::move(tensor));
+  }
+  return checkpoint;
+}
 
 Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
   std::string directory = directoryRef.str();
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint());
   checkpoint->impl_ = std::make_unique<Impl>();
 
-  Expected<InputFile> configFile = InputFile::open(directory + "/" + kConfigFile);
-  if (!configFile)
-    return configFile.takeError();
-  Expected<MixtralConfig> config = parseMixtralConfig(configFile->text(), kConfigFile);
+  Expected<MixtralConfig> config = readConfig(directory + "/" + kConfigFile, kConfigFile);
   if (!config)
     return config.takeError();
   checkpoint->config_ = *config;
@@ -193,6 +217,8 @@ Expected<std::unique_ptr<Checkpoint>> Checkpoint::open(StringRef directoryRef) {
                                  weightFiles->sharded ? kIndexFile : kSingleFile))
     return error;
 
+  if (!exists(directory + "/" + kTokenizerFile))
+    return checkpoint;
   Expected<InputFile> tokenizer = InputFile::open(directory + "/" + kTokenizerFile);
   if (!tokenizer)
     return tokenizer.takeError();
@@ -240,6 +266,11 @@ void Checkpoint::release(const TensorInfo &tensor) const {
 std::string Checkpoint::digest() const {
   Digest digest;
   addConfig(digest, config_);
+  if (seed_) {
+    digest.add(StringRef(kSynthetic));
+    digest.add(*seed_);
+    return digest.hex();
+  }
   digest.add(uint64_t(tensors_.size()));
   for (const auto &[name, tensor] : tensors_) {
     digest.add(StringRef(name));

@@ -67,24 +67,31 @@ public:
   /// unexpected, no byte range leaves its file or overlaps another. Each error is one line that
   /// names the tensor, the file, what was expected and what was found.
   static llvm::Expected<std::unique_ptr<Checkpoint>> open(llvm::StringRef directory);
+  /// A checkpoint that is only a configuration, the `config.json` at `path`: its tensors, all bf16,
+  /// have names and shapes but no bytes, to be generated from `seed` by who runs the model. It has
+  /// no tokenizer.
+  static llvm::Expected<std::unique_ptr<Checkpoint>> synthetic(llvm::StringRef path, uint64_t seed);
   ~Checkpoint();
 
   const MixtralConfig &config() const { return config_; }
+  /// Of synthetic().
+  std::optional<uint64_t> syntheticSeed() const { return seed_; }
   /// File names relative to the directory: "model.safetensors" or the shards, sorted by name.
   llvm::ArrayRef<std::string> files() const { return files_; }
   /// The tensors of expectedTensors(), by name. What a file holds besides and adds nothing, such as
   /// an lm_head.weight next to tied embeddings, is left out.
   const std::map<std::string, TensorInfo> &tensors() const { return tensors_; }
   /// The mapped bytes of a tensor; borrowed from the checkpoint. They need not be aligned to their
-  /// element size: the format does not promise it.
+  /// element size: the format does not promise it. Not of a synthetic checkpoint.
   llvm::ArrayRef<uint8_t> bytes(const TensorInfo &tensor) const;
-  /// The bytes of `tokenizer.model`.
+  /// The bytes of `tokenizer.model`; empty where there is none.
   llvm::ArrayRef<uint8_t> tokenizer() const;
   /// Tells the kernel that the tensor's pages will not be needed again, so that resident memory
   /// stays bounded while a large checkpoint streams through.
   void release(const TensorInfo &tensor) const;
   /// XXH3-128 in hex over the configuration, and names, dtypes, shapes and bytes of all tensors in
-  /// name order, and the tokenizer. Reads the whole checkpoint once.
+  /// name order, and the tokenizer. Reads the whole checkpoint once. Of a synthetic checkpoint over
+  /// the configuration and the seed.
   std::string digest() const;
 
 private:
@@ -96,6 +103,7 @@ private:
                             const std::map<std::string, std::string> *shardOfTensor);
 
   MixtralConfig config_;
+  std::optional<uint64_t> seed_;
   std::vector<std::string> files_;
   std::map<std::string, TensorInfo> tensors_;
   std::unique_ptr<Impl> impl_;

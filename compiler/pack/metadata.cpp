@@ -1,5 +1,6 @@
 #include "compiler/pack/metadata.h"
 
+#include "artifact_header.h"
 #include "dialects/plan/PlanDialect.h"
 #include "formats.h"
 #include "kv_formats.h"
@@ -40,8 +41,16 @@ public:
         builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
         string(p.policyDigest), string(p.commandLine),
         p.statisticsDigest.empty() ? Offset<String>() : string(p.statisticsDigest));
+    const auto *tokenizer = find_if(in.packed, [](const PackedSegment &segment) {
+      return segment.kind == PackedSegment::Kind::Tokenizer;
+    });
+    const uint32_t tokenizerSegment =
+        tokenizer == in.packed.end() ? kNoTokenizer : tokenizer - in.packed.begin();
+    flatbuffers::Optional<uint64_t> seed = flatbuffers::nullopt;
+    if (in.syntheticSeed)
+      seed = *in.syntheticSeed;
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
-                                      /*tokenizer_segment=*/in.packed.size() - 1, provenance),
+                                      tokenizerSegment, provenance, seed),
                    fb::ArtifactIdentifier());
     return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
   }
@@ -70,9 +79,10 @@ private:
       segmentIndex[segment.getSymName()] = tables.size();
       std::vector<uint64_t> shape(segment.getShape().begin(), segment.getShape().end());
       fb::Extent where = extent(tables.size());
-      tables.push_back(fb::CreateSegment(
-          builder, string(segment.getSymName()), fb::SegmentKind::weight, fb::Compression::none,
-          &where, formatOf(segment.getFormat()), builder.CreateVector(shape)));
+      tables.push_back(fb::CreateSegment(builder, string(segment.getSymName()),
+                                         fb::SegmentKind::weight, fb::Compression::none, &where,
+                                         formatOf(segment.getFormat()), builder.CreateVector(shape),
+                                         /*synthetic=*/in.syntheticSeed.has_value()));
     }
     return builder.CreateVector(tables);
   }

@@ -6,6 +6,7 @@
 #include "mlir/IR/BuiltinOps.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,7 +40,7 @@ std::vector<KernelSpec> collectKernels(mlir::ModuleOp module);
 
 /// Everything the metadata is made from. Segments are numbered: `packed` first, then the module's
 /// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code
-/// segment per library, in their order, then the tokenizer.
+/// segment per library, in their order, then the tokenizer where there is one.
 struct MetadataInput {
   mlir::ModuleOp module;
   llvm::ArrayRef<KernelSpec> kernels;
@@ -47,6 +48,7 @@ struct MetadataInput {
   llvm::ArrayRef<PackedSegment> packed;
   llvm::ArrayRef<SegmentExtent> extents;
   const Provenance &provenance;
+  std::optional<uint64_t> syntheticSeed; ///< present: no weight has bytes in the file
 };
 
 /// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be

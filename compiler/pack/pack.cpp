@@ -72,6 +72,8 @@ private:
         return code.takeError();
       packed.push_back(std::move(*code));
     }
+    if (checkpoint.tokenizer().empty())
+      return Error::success();
     auto tokenizer = compress("tokenizer", PackedSegment::Kind::Tokenizer, checkpoint.tokenizer());
     if (!tokenizer)
       return tokenizer.takeError();
@@ -90,13 +92,18 @@ private:
     for (const PackedSegment &segment : packed)
       place(segment.stored.size(), segment.bytes, kPackedAlignment);
     for (plan::SegmentOp segment : weights) {
+      if (checkpoint.syntheticSeed()) {
+        extents.push_back({.bytes = uint64_t(segment.getBytes())});
+        continue;
+      }
       place(segment.getBytes(), segment.getBytes(), kMappedAlignment);
       weightBytes += segment.getBytes();
     }
   }
 
   std::vector<uint8_t> metadata() const {
-    return buildMetadata({module, kernels, libraries, packed, extents, provenance});
+    return buildMetadata(
+        {module, kernels, libraries, packed, extents, provenance, checkpoint.syntheticSeed()});
   }
 
   Error writeSegments(AtomicFile &file, uint64_t base) {
@@ -109,6 +116,8 @@ private:
       if (Error error = file.write(segment.stored))
         return error;
     }
+    if (checkpoint.syntheticSeed())
+      return Error::success();
     for (auto [index, segment] : enumerate(weights)) {
       SegmentExtent &extent = extents[packed.size() + index];
       if (Error error = file.padTo(base + extent.offset))
@@ -183,6 +192,8 @@ private:
     header.metadata_size = metadataBytes;
     header.segment_base = base;
     header.file_size = file.position();
+    header.feature_bits = (checkpoint.tokenizer().empty() ? kFeatureNoTokenizer : 0) |
+                          (checkpoint.syntheticSeed() ? kFeatureSyntheticWeights : 0);
     Hasher hasher;
     hasher.update(&header, offsetof(ArtifactHeader, checksum));
     hasher.update(bytes.data(), bytes.size());

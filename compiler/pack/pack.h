@@ -18,7 +18,8 @@ namespace moeplan::compiler {
 using PackProgress = std::function<void(uint64_t done, uint64_t total)>;
 
 /// Writes the artifact of a lowered plan module to `file` and commits it. Weights stream from the
-/// checkpoint through the conversion one piece at a time, one whole weight where it is quantised.
+/// checkpoint through the conversion one piece at a time, one whole weight where it is quantised;
+/// of a synthetic checkpoint none does, the artifact holds the seed instead.
 /// The bytes depend on the arguments alone. Returns the size of the file.
 llvm::Expected<uint64_t> packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
                                       llvm::ArrayRef<KernelLibrary> libraries,

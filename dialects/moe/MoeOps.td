@@ -21,7 +21,8 @@ def Moe_WeightOp : Moe_Op<"weight", [Symbol]> {
   let summary = "a tensor of the checkpoint, named";
   let description = [{
     `source` is the tensor's name in the checkpoint, `file` the file (relative to the checkpoint) and
-    `offset` the byte in it where the row-major data begins.
+    `offset` the byte in it where the row-major data begins. A weight of a synthetic model, which no
+    file holds, is in `"synthetic"` at 0.
 
     Example:
     ```mlir

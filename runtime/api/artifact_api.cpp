@@ -32,6 +32,8 @@ moeplan_status *toHandle(Status status) {
 } // namespace moeplan
 
 Status moeplan_artifact::loadTokenizer() const {
+  if (!artifact->hasTokenizer())
+    return notFound("the artifact has no tokenizer");
   MOEPLAN_ASSIGN(const std::vector<std::byte> model,
                  artifact->load(artifact->metadata().tokenizer_segment()));
   MOEPLAN_ASSIGN(tokenizerHolder, Tokenizer::create(model, artifact->model().vocab_size()));
@@ -107,6 +109,17 @@ moeplan_model_info moeplan_artifact_model_info(const moeplan_artifact *artifact)
 bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token) {
   const auto *ids = artifact ? artifact->artifact->model().eos_token_ids() : nullptr;
   return ids && std::find(ids->begin(), ids->end(), token) != ids->end();
+}
+
+bool moeplan_artifact_has_tokenizer(const moeplan_artifact *artifact) {
+  return artifact && artifact->artifact->hasTokenizer();
+}
+
+bool moeplan_artifact_is_synthetic(const moeplan_artifact *artifact, uint64_t *seed) {
+  const auto value = artifact ? artifact->artifact->syntheticSeed() : std::nullopt;
+  if (value && seed)
+    *seed = *value;
+  return value.has_value();
 }
 
 size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact) {

@@ -2,6 +2,7 @@
 
 #include "runtime/support/hash.h"
 
+#include <cassert>
 #include <cstring>
 #include <zstd.h>
 
@@ -69,7 +70,7 @@ Status Artifact::readMetadata() {
   if (!fb::VerifyArtifactBuffer(verifier))
     return corrupt("metadata is not a valid FlatBuffer of this schema");
   metadata_ = fb::GetArtifact(metadata);
-  return validateMetadata(*metadata_, header_.file_size - header_.segment_base);
+  return validateMetadata(*metadata_, header_);
 }
 
 std::span<const std::byte> Artifact::stored(uint32_t index) const {
@@ -77,6 +78,26 @@ std::span<const std::byte> Artifact::stored(uint32_t index) const {
   return file_.bytes()
       .subspan(header_.segment_base)
       .subspan(extent->offset(), extent->stored_bytes());
+}
+
+Status Artifact::prepareWeights(unsigned threads) const {
+  if (!syntheticSeed())
+    return {};
+  const std::lock_guard lock(syntheticMutex_);
+  if (!synthetic_.empty())
+    return {};
+  auto generated = SyntheticWeights::generate(*metadata_, threads);
+  if (!generated.ok())
+    return std::move(generated).status().withContext(path_);
+  synthetic_ = std::move(generated).value();
+  return {};
+}
+
+std::span<const std::byte> Artifact::weight(uint32_t index) const {
+  const fb::Segment *segment = metadata_->segments()->Get(index);
+  assert(segment->kind() == fb::SegmentKind::weight);
+  assert(!segment->synthetic() || !synthetic_.empty());
+  return segment->synthetic() ? synthetic_[index] : stored(index);
 }
 
 Result<std::vector<std::byte>> Artifact::load(uint32_t index) const {

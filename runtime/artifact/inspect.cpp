@@ -157,6 +157,7 @@ Json describeSegment(const fb::Segment &segment, std::vector<std::string> plans)
           {"stored_bytes", segment.extent()->stored_bytes()},
           {"bytes", segment.extent()->bytes()},
           {"checksum", checksum},
+          {"synthetic", segment.synthetic()},
           {"plans", std::move(plans)}};
 }
 
@@ -179,9 +180,12 @@ std::string inspectArtifact(const Artifact &artifact) {
   for (uint32_t i = 0; i < metadata.segments()->size(); ++i)
     segments.push_back(describeSegment(*metadata.segments()->Get(i), std::move(users[i])));
   const fb::Provenance &provenance = *metadata.provenance();
+  const std::optional<uint64_t> seed = artifact.syntheticSeed();
   const Json description = {
       {"format_version", artifact.header().format_version},
       {"file_bytes", artifact.fileBytes()},
+      {"synthetic", seed.has_value()},
+      {"synthetic_seed", seed ? Json(*seed) : Json()},
       {"model", describeModel(artifact.model())},
       {"plans", plans},
       {"kernels", kernels},

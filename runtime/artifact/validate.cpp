@@ -35,6 +35,8 @@ namespace {
 /// Bounds that no real model reaches; within them no product here exceeds 64 bits.
 constexpr uint32_t kMaxExtent = 1u << 24, kMaxLayers = 1u << 16, kMaxTokens = 1u << 16;
 constexpr uint64_t kMaxArenaBytes = uint64_t(1) << 40;
+/// Of all synthetic weights together: no file bounds them.
+constexpr uint64_t kMaxSyntheticBytes = uint64_t(1) << 42;
 constexpr size_t kMaxNameBytes = 1024;
 
 using flatbuffers::Offset;
@@ -43,16 +45,23 @@ template <typename T> using Tables = flatbuffers::Vector<Offset<T>>;
 /// Checks the parts in the order of their dependence and keeps what later parts need.
 class Validator {
 public:
-  Validator(const fb::Artifact &artifact, uint64_t segmentBytes)
-      : artifact(artifact), model(*artifact.model()), segmentBytes(segmentBytes) {}
+  Validator(const fb::Artifact &artifact, const ArtifactHeader &header)
+      : artifact(artifact), model(*artifact.model()), header(header),
+        segmentBytes(header.file_size - header.segment_base) {}
 
   Status run() {
     MOEPLAN_TRY(checkModel());
     MOEPLAN_TRY(checkSegments());
     MOEPLAN_TRY(checkKernels());
     MOEPLAN_TRY(checkPlans());
-    if (!isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
+    const bool hasTokenizer = artifact.tokenizer_segment() != kNoTokenizer;
+    if (hasTokenizer && !isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
       return corrupt("the tokenizer is not a tokenizer segment");
+    const uint64_t used = (hasTokenizer ? 0 : kFeatureNoTokenizer) |
+                          (artifact.synthetic_seed() ? kFeatureSyntheticWeights : 0);
+    if (header.feature_bits != used)
+      return corrupt("feature bits " + std::to_string(used) + " expected, the header has " +
+                     std::to_string(header.feature_bits));
     return {};
   }
 
@@ -94,11 +103,22 @@ private:
   Status checkSegments() {
     std::unordered_set<std::string_view> names;
     std::vector<std::pair<uint64_t, uint64_t>> ranges;
+    uint64_t syntheticBytes = 0;
     for (const fb::Segment *segment : *artifact.segments()) {
       MOEPLAN_TRY(checkName(segment->name(), "segment", names));
       MOEPLAN_TRY(checkSegment(*segment).withContext("segment '" + segment->name()->str() + "'"));
-      ranges.emplace_back(segment->extent()->offset(), segment->extent()->stored_bytes());
+      if (!segment->synthetic()) {
+        ranges.emplace_back(segment->extent()->offset(), segment->extent()->stored_bytes());
+        continue;
+      }
+      if (segment->extent()->bytes() > kMaxSyntheticBytes - syntheticBytes)
+        return corrupt("synthetic weights of more than " + std::to_string(kMaxSyntheticBytes) +
+                       " bytes");
+      syntheticBytes += segment->extent()->bytes();
     }
+    if (artifact.synthetic_seed().has_value() != (syntheticBytes > 0))
+      return corrupt(syntheticBytes > 0 ? "synthetic weights without a seed"
+                                        : "a seed without synthetic weights");
     std::sort(ranges.begin(), ranges.end());
     for (size_t i = 1; i < ranges.size(); ++i)
       if (ranges[i].first - ranges[i - 1].first < ranges[i - 1].second)
@@ -110,6 +130,16 @@ private:
     const fb::Extent &extent = *segment.extent();
     if (segment.kind() > fb::SegmentKind::MAX || segment.compression() > fb::Compression::MAX)
       return corrupt("unknown kind or compression");
+    if (segment.synthetic()) {
+      if (segment.kind() != fb::SegmentKind::weight ||
+          segment.compression() != fb::Compression::none)
+        return corrupt("is synthetic but no plain weight");
+      if (extent.offset() != 0 || extent.stored_bytes() != 0 || extent.checksum() != 0)
+        return corrupt("is synthetic but lies in the file");
+      if (extent.bytes() == 0)
+        return corrupt("is synthetic and empty");
+      return checkWeight(segment);
+    }
     if (extent.stored_bytes() == 0 || extent.offset() > segmentBytes ||
         extent.stored_bytes() > segmentBytes - extent.offset())
       return corrupt("lies outside the file");
@@ -122,6 +152,11 @@ private:
       return unsupported("compressed weights");
     if (extent.offset() % kMappedAlignment != 0)
       return corrupt("is misaligned");
+    return checkWeight(segment);
+  }
+
+  /// Format, shape and the bytes that follow from them.
+  static Status checkWeight(const fb::Segment &segment) {
     const FormatInfo *format = findFormat(uint32_t(segment.format()));
     if (!format || !segment.shape() || segment.shape()->size() == 0 || segment.shape()->size() > 2)
       return corrupt("is a weight without format or shape");
@@ -130,8 +165,8 @@ private:
     const uint64_t rows = segment.shape()->size() == 2 ? segment.shape()->Get(0) : 1;
     const auto bytes =
         formatBytes(*format, rows, segment.shape()->Get(segment.shape()->size() - 1));
-    if (!bytes || *bytes != extent.bytes())
-      return corrupt("has " + std::to_string(extent.bytes()) +
+    if (!bytes || *bytes != segment.extent()->bytes())
+      return corrupt("has " + std::to_string(segment.extent()->bytes()) +
                      " bytes, which is not its shape's size");
     return {};
   }
@@ -295,13 +330,14 @@ private:
 
   const fb::Artifact &artifact;
   const fb::Model &model;
-  uint64_t segmentBytes;
+  const ArtifactHeader &header;
+  uint64_t segmentBytes; ///< of the file behind the segment base
 };
 
 } // namespace
 
-Status validateMetadata(const fb::Artifact &artifact, uint64_t segmentBytes) {
-  return Validator(artifact, segmentBytes).run();
+Status validateMetadata(const fb::Artifact &artifact, const ArtifactHeader &header) {
+  return Validator(artifact, header).run();
 }
 
 } // namespace moeplan

@@ -36,9 +36,10 @@ Status Artifact::verifyBytes(const std::function<bool(uint64_t, uint64_t)> &prog
   uint64_t position = header_.metadata_offset + header_.metadata_size;
   MOEPLAN_TRY(checkPadding(position, header_.segment_base));
 
-  std::vector<uint32_t> order(metadata_->segments()->size());
-  for (uint32_t i = 0; i < order.size(); ++i)
-    order[i] = i;
+  std::vector<uint32_t> order;
+  for (uint32_t i = 0; i < metadata_->segments()->size(); ++i)
+    if (!metadata_->segments()->Get(i)->synthetic())
+      order.push_back(i);
   auto offset = [&](uint32_t i) { return metadata_->segments()->Get(i)->extent()->offset(); };
   std::sort(order.begin(), order.end(),
             [&](uint32_t a, uint32_t b) { return offset(a) < offset(b); });

@@ -1,7 +1,10 @@
 #include "runtime/device/memory.h"
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <sys/mman.h>
 #include <utility>
 
@@ -32,6 +35,24 @@ HostMemory &HostMemory::operator=(HostMemory &&other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;
+}
+
+void HostMemory::useHugePages() const {
+  if (data_)
+    (void)madvise(data_, bytes_, MADV_HUGEPAGE);
+}
+
+std::optional<uint64_t> availableMemoryBytes() {
+  // Lines as "MemAvailable:   12345 kB", where kB are KiB: proc(5).
+  std::ifstream file("/proc/meminfo");
+  std::optional<uint64_t> available;
+  std::string line;
+  while (std::getline(file, line))
+    for (const char *field : {"MemAvailable:", "SwapFree:"})
+      if (line.starts_with(field))
+        available = available.value_or(0) +
+                    std::strtoull(line.c_str() + std::strlen(field), nullptr, 10) * 1024;
+  return available;
 }
 
 } // namespace moeplan

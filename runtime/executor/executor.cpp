@@ -23,7 +23,7 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
       base = memory.arena;
       break;
     case fb::BindingKind::segment:
-      base = const_cast<std::byte *>(artifact.stored(binding.index()).data());
+      base = const_cast<std::byte *>(artifact.weight(binding.index()).data());
       break;
     case fb::BindingKind::keys:
       base = memory.keys + layer * memory.kvLayerBytes;

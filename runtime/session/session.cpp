@@ -73,6 +73,7 @@ Result<std::unique_ptr<Session>> Session::create(const Artifact &artifact,
     return invalidArgument("more than " + std::to_string(kMaxThreads) + " threads");
   const uint32_t threads = options.threads ? options.threads : availablePhysicalCores();
 
+  MOEPLAN_TRY(artifact.prepareWeights(threads));
   std::unique_ptr<Session> session(new Session(artifact, *plan, context, threads));
   if (options.pinThreads)
     MOEPLAN_TRY(session->pool_.pinThreads());
@@ -100,7 +101,7 @@ Status Session::loadKernels(std::vector<moeplan_kernel_fn> &kernels) {
 
 void Session::fillExpertTable() {
   auto linear = [&](uint32_t segment, const void *&pointer, uint16_t &format) {
-    pointer = artifact_.stored(segment).data();
+    pointer = artifact_.weight(segment).data();
     format = static_cast<uint16_t>(artifact_.metadata().segments()->Get(segment)->format());
   };
   experts_.reserve(plan_.experts()->size());

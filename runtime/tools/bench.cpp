@@ -35,9 +35,10 @@ struct Spread {
 };
 
 struct Measurement {
-  Spread prefill;           // tokens per second
-  Spread decode;            // tokens per second
-  double readBandwidth = 0; // bytes per second
+  nlohmann::ordered_json syntheticSeed; // null: the weights are in the file
+  Spread prefill;                       // tokens per second
+  Spread decode;                        // tokens per second
+  double readBandwidth = 0;             // bytes per second
   uint64_t bytesPerToken = 0;
   /// Share of the read bandwidth that decoding uses for weights alone.
   double bandwidthShare() const {
@@ -114,6 +115,8 @@ nlohmann::ordered_json toJson(const Options &options, const moeplan_session &ses
         {"median", spread.median}, {"min", spread.min}, {"max", spread.max}};
   };
   return {{"artifact", fileName(options.artifact)},
+          {"synthetic", !measurement.syntheticSeed.is_null()},
+          {"synthetic_seed", measurement.syntheticSeed},
           {"plan", moeplan_session_plan_name(&session)},
           {"target_cpu", moeplan_session_target_cpu(&session)},
           {"threads", moeplan_session_threads(&session)},
@@ -134,7 +137,8 @@ std::string toCsv(const nlohmann::ordered_json &json) {
   auto add = [&](const std::string &name, const nlohmann::ordered_json &value) {
     names += (names.empty() ? "" : ",") + name;
     values += (values.empty() ? "" : ",");
-    values += value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    if (!value.is_null())
+      values += value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   };
   for (const auto &[name, value] : json.items()) {
     if (!value.is_object())
@@ -160,7 +164,11 @@ std::string toMarkdown(const Options &options, const moeplan_session &session,
   addRow("prefill " + std::to_string(options.promptTokens), measurement.prefill);
   addRow("decode " + std::to_string(options.genTokens), measurement.decode);
   return text + "\ntokens/s: median of " + std::to_string(options.repetitions) +
-         " repetitions after a warm-up\nweights read per decoded token: " +
+         " repetitions after a warm-up\n" +
+         (measurement.syntheticSeed.is_null()
+              ? ""
+              : "synthetic weights, seed " + measurement.syntheticSeed.dump() + "\n") +
+         "weights read per decoded token: " +
          formatBytes(static_cast<double>(measurement.bytesPerToken)) +
          "\nread bandwidth of the machine: " + formatBytes(measurement.readBandwidth) +
          "/s (larger of before and after)\nshare of it that decode uses: " +
@@ -174,8 +182,9 @@ void bench(const Options &options) {
     throw Failure("--prompt-tokens and --gen-tokens are too large together");
   const auto session =
       createSession(*artifact, options.plan, static_cast<uint32_t>(positions), options.threads);
-  const Measurement measurement =
+  Measurement measurement =
       measure(options, *session, moeplan_artifact_model_info(artifact.get()).vocab_size);
+  measurement.syntheticSeed = syntheticSeed(*artifact);
   if (options.output == "md") {
     writeOutput(toMarkdown(options, *session, measurement));
     return;

@@ -119,6 +119,13 @@ std::string fileName(const std::string &path) {
   return std::filesystem::path(path).filename().string();
 }
 
+nlohmann::ordered_json syntheticSeed(const moeplan_artifact &artifact) {
+  uint64_t seed = 0;
+  if (!moeplan_artifact_is_synthetic(&artifact, &seed))
+    return nullptr;
+  return seed;
+}
+
 double secondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }

@@ -73,6 +73,9 @@ std::string readTextFile(const std::string &path);
 /// Last component of `path`.
 std::string fileName(const std::string &path);
 
+/// The seed of synthetic weights; null where weights are in the file.
+nlohmann::ordered_json syntheticSeed(const moeplan_artifact &artifact);
+
 double secondsSince(std::chrono::steady_clock::time_point start);
 
 /// Options that several subcommands have, with one wording.

@@ -181,7 +181,8 @@ std::string printSegments(const Json &segments) {
     table.add({plain(segment.at("name")), plain(segment.at("kind")), plain(segment.at("format")),
                shape, plain(segment.at("offset")), bytesOf(segment.at("stored_bytes")),
                bytesOf(segment.at("bytes")), plain(segment.at("compression")),
-               plain(segment.at("checksum")), plain(segment.at("plans"))});
+               segment.at("synthetic").get<bool>() ? "synthetic" : plain(segment.at("checksum")),
+               plain(segment.at("plans"))});
   }
   return table.print(2);
 }
@@ -189,7 +190,10 @@ std::string printSegments(const Json &segments) {
 std::string report(const Options &options, const Json &json) {
   const Json &segments = json.at("segments");
   std::string text = fileName(options.artifact) + ": " + bytesOf(json.at("file_bytes")) +
-                     ", format version " + plain(json.at("format_version")) + "\n";
+                     ", format version " + plain(json.at("format_version"));
+  if (json.at("synthetic").get<bool>())
+    text += ", synthetic weights, seed " + plain(json.at("synthetic_seed"));
+  text += "\n";
   text += "\nmodel\n" + printFields(json.at("model"));
   text += "\nplans\n" + printPlans(json.at("plans"));
   text += "\nkernel libraries\n" + printLibraries(json.at("libraries"));

@@ -124,9 +124,10 @@ Prefill prefill(const Options &options, moeplan_session &session, uint32_t vocab
 /// Samples up to max_tokens, starting from the logits of the prompt's last token.
 Generation generate(const Options &options, const moeplan_artifact &artifact,
                     moeplan_session &session, moeplan_sampler &sampler, const float *logits) {
-  moeplan_text_decoder *created = nullptr;
-  check(moeplan_text_decoder_create(&artifact, &created));
-  const Owned<moeplan_text_decoder> decoder(created);
+  moeplan_text_decoder *decoder = nullptr; // null: no tokenizer, ids are printed
+  if (moeplan_artifact_has_tokenizer(&artifact))
+    check(moeplan_text_decoder_create(&artifact, &decoder));
+  const Owned<moeplan_text_decoder> owner(decoder);
   Generation result;
   const char *text = nullptr;
   size_t bytes = 0;
@@ -148,8 +149,12 @@ Generation generate(const Options &options, const moeplan_artifact &artifact,
       break;
     }
     result.tokens.push_back(token);
-    check(moeplan_text_decoder_push(decoder.get(), token, &text, &bytes));
-    emit();
+    if (decoder) {
+      check(moeplan_text_decoder_push(decoder, token, &text, &bytes));
+      emit();
+    } else if (!options.json) {
+      writeOutput((result.tokens.size() > 1 ? "," : "") + std::to_string(token));
+    }
     if (result.tokens.size() == options.maxTokens)
       break;
     if (moeplan_session_position(&session) == moeplan_session_context_length(&session)) {
@@ -161,8 +166,10 @@ Generation generate(const Options &options, const moeplan_artifact &artifact,
     ++result.steps;
   }
   result.seconds = secondsSince(start);
-  check(moeplan_text_decoder_finish(decoder.get(), &text, &bytes));
-  emit();
+  if (decoder) {
+    check(moeplan_text_decoder_finish(decoder, &text, &bytes));
+    emit();
+  }
   return result;
 }
 

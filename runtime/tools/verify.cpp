@@ -15,14 +15,13 @@ struct Options {
 };
 
 /// Returns the bytes that were read.
-uint64_t verify(const std::string &path) {
-  const auto artifact = openArtifact(path);
+uint64_t verify(const moeplan_artifact &artifact) {
   struct State {
     Progress progress{"verify", 0};
     uint64_t bytes = 0;
   } state;
   check(moeplan_artifact_verify(
-      artifact.get(),
+      &artifact,
       [](void *userData, uint64_t done, uint64_t total) {
         auto &state = *static_cast<State *>(userData);
         state.bytes = total;
@@ -39,13 +38,18 @@ void execute(const Options &options) {
   const auto start = std::chrono::steady_clock::now();
   nlohmann::ordered_json json = {{"artifact", fileName(options.artifact)}, {"ok", true}};
   try {
-    const uint64_t bytes = verify(options.artifact);
+    const auto artifact = openArtifact(options.artifact);
+    const uint64_t bytes = verify(*artifact);
     const double seconds = secondsSince(start);
+    const auto seed = syntheticSeed(*artifact);
     json["bytes"] = bytes;
     json["seconds"] = seconds;
+    json["synthetic"] = !seed.is_null();
+    json["synthetic_seed"] = seed;
     if (!options.json)
       writeOutput(fileName(options.artifact) + ": ok, " + formatBytes(static_cast<double>(bytes)) +
-                  " verified in " + formatRate(seconds) + " s\n");
+                  " verified in " + formatRate(seconds) + " s" +
+                  (seed.is_null() ? "" : "; synthetic weights, seed " + seed.dump()) + "\n");
   } catch (const Failure &failure) {
     json["ok"] = false;
     json["error"] = failure.what();

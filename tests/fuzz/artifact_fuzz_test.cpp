@@ -16,6 +16,12 @@
 namespace moeplan::testing {
 namespace {
 
+void expectOneLine(const std::string &path, const std::string &message) {
+  EXPECT_TRUE(message.starts_with(path + ": ")) << message;
+  EXPECT_EQ(message.find_first_of("\n\r"), std::string::npos) << message;
+  EXPECT_LT(message.size(), 4096u);
+}
+
 class ArtifactFuzzTest : public ::testing::Test {
 protected:
   static void SetUpTestSuite() {
@@ -42,16 +48,10 @@ protected:
     ASSERT_EQ(::pwrite(fd, bytes.data() + begin, end - begin, off_t(begin)), ssize_t(end - begin));
   }
 
-  static void expectOneLine(const std::string &message) {
-    EXPECT_TRUE(message.starts_with(path + ": ")) << message;
-    EXPECT_EQ(message.find_first_of("\n\r"), std::string::npos) << message;
-    EXPECT_LT(message.size(), 4096u);
-  }
-
   static void expectRefusal(const std::string &what) {
     auto artifact = Artifact::open(path);
     ASSERT_FALSE(artifact.ok()) << what;
-    expectOneLine(artifact.failure().message());
+    expectOneLine(path, artifact.failure().message());
   }
 
   static std::vector<std::pair<std::string, std::pair<uint64_t, uint64_t>>> segments() {
@@ -121,21 +121,24 @@ TEST_F(ArtifactFuzzTest, FlippedBytesOfTheMetadataAreRefused) {
   store(good, 0, metadataEnd);
 }
 
-// As an attacker would do it: the checksum is right, so that only the rules stand in the way.
-TEST_F(ArtifactFuzzTest, DamagedMetadataWithARightChecksumIsRefusedOrSafe) {
-  constexpr int kMutations = 20000;
+/// As an attacker would do it: the checksum is right, so that only the rules stand in the way.
+/// `store` writes the header and the metadata of `good` into the file at `path`.
+template <typename Store>
+void damageMetadata(const std::string &path, const std::string &good, int mutations, Store store) {
+  const ArtifactHeader header = headerOf(good);
+  const size_t metadataEnd = header.metadata_offset + header.metadata_size;
   Mutator mutator(2);
   int opened = 0, verified = 0;
   std::set<std::string> messages;
-  for (int i = 0; i < kMutations; ++i) {
+  for (int i = 0; i < mutations; ++i) {
     std::string bytes = good.substr(0, metadataEnd);
     for (uint64_t count = mutator.below(3) + 1; count > 0; --count)
       mutator.mutate(bytes, sizeof(ArtifactHeader), metadataEnd);
     sealArtifact(bytes, header);
-    store(bytes, 0, bytes.size());
+    store(bytes);
     auto artifact = Artifact::open(path);
     if (!artifact.ok()) {
-      expectOneLine(artifact.failure().message());
+      expectOneLine(path, artifact.failure().message());
       messages.insert(artifact.failure().message().substr(path.size()));
       continue;
     }
@@ -145,12 +148,29 @@ TEST_F(ArtifactFuzzTest, DamagedMetadataWithARightChecksumIsRefusedOrSafe) {
     EXPECT_EQ(status.message().find('\n'), std::string::npos) << status.message();
     verified += status.ok();
   }
-  store(good, 0, metadataEnd);
-  std::cout << kMutations << " mutations: " << opened << " opened, " << verified << " verified, "
+  std::cout << mutations << " mutations: " << opened << " opened, " << verified << " verified, "
             << messages.size() << " different refusals\n";
   EXPECT_GT(opened, 0);
-  EXPECT_LT(opened, kMutations);
+  EXPECT_LT(opened, mutations);
   EXPECT_GT(messages.size(), 20u);
+}
+
+TEST_F(ArtifactFuzzTest, DamagedMetadataWithARightChecksumIsRefusedOrSafe) {
+  damageMetadata(path, good, 20000,
+                 [&](const std::string &bytes) { store(bytes, 0, bytes.size()); });
+  store(good, 0, metadataEnd);
+}
+
+TEST_F(ArtifactFuzzTest, DamagedMetadataOfSyntheticWeightsIsRefusedOrSafe) {
+  compiler::CompileOptions options;
+  options.config = kTinyMixtral / "config.json";
+  options.expertFormat = "int4g64";
+  options.output = directory->path() / "synthetic.moeplan";
+  compileArtifact(options);
+  const std::string synthetic = readFile(options.output);
+  damageMetadata(options.output, synthetic, 5000, [&](const std::string &bytes) {
+    writeFile(options.output, bytes + synthetic.substr(bytes.size()));
+  });
 }
 
 TEST_F(ArtifactFuzzTest, VerifyNamesTheSegmentWithAFlippedBit) {

@@ -51,7 +51,7 @@ TEST(ArtifactRulesTest, Header) {
   EXPECT_EQ(headerRefusal([](auto &h) { h.format_version = 2; }),
             "format version 2, this runtime reads version 1");
   EXPECT_EQ(headerRefusal([](auto &h) { h.header_size = 65; }), "header size 65, expected 64");
-  EXPECT_EQ(headerRefusal([](auto &h) { h.feature_bits = 1; }),
+  EXPECT_EQ(headerRefusal([](auto &h) { h.feature_bits = uint64_t(1) << 63; }),
             "needs features this runtime does not know; use a newer one");
   EXPECT_NE(headerRefusal([](auto &h) { ++h.file_size; }).find("bytes, its header says"),
             std::string::npos);
@@ -155,6 +155,67 @@ TEST(ArtifactRulesTest, Segments) {
   EXPECT_EQ(extentRefusal(D::kNorm, {8192, 16, 16, 0}), "segments overlap at byte 8192");
 }
 
+std::string syntheticRefusal(uint32_t index, const std::function<void(ArtifactDraft &)> &change) {
+  return refusal([&](ArtifactDraft &d) {
+    d.makeSynthetic(index);
+    change(d);
+  });
+}
+
+TEST(ArtifactRulesTest, SyntheticSegments) {
+  using D = ArtifactDraft;
+  EXPECT_EQ(syntheticRefusal(D::kUp, [](D &) {}), "");
+  EXPECT_EQ(syntheticRefusal(D::kTokenizer, [](D &) {}),
+            "segment 'tokenizer': is synthetic but no plain weight");
+  EXPECT_EQ(syntheticRefusal(D::kUp,
+                             [](D &d) { d.segments[D::kUp].compression = fb::Compression::zstd; }),
+            "segment 'up': is synthetic but no plain weight");
+  for (fb::Extent extent :
+       {fb::Extent(4096, 0, 96, 0), fb::Extent(0, 96, 96, 0), fb::Extent(0, 0, 96, 1)})
+    EXPECT_EQ(syntheticRefusal(D::kUp, [&](D &d) { d.extents = {{D::kUp, extent}}; }),
+              "segment 'up': is synthetic but lies in the file");
+  EXPECT_EQ(syntheticRefusal(D::kUp, [](D &d) { d.segments[D::kUp].bytes = 95; }),
+            "segment 'up': has 95 bytes, which is not its shape's size");
+  EXPECT_EQ(syntheticRefusal(D::kUp,
+                             [](D &d) {
+                               d.segments[D::kUp].bytes = 0;
+                               d.segments[D::kUp].shape = {{0, 4}};
+                             }),
+            "segment 'up': is synthetic and empty");
+  EXPECT_EQ(syntheticRefusal(D::kUp, [](D &d) { d.syntheticSeed.reset(); }),
+            "synthetic weights without a seed");
+  EXPECT_EQ(refusal([](D &d) { d.syntheticSeed = 0; }), "a seed without synthetic weights");
+  EXPECT_EQ(syntheticRefusal(D::kUp, [](D &d) { d.featureBits = 0; }),
+            "feature bits 2 expected, the header has 0");
+  // Nothing but this bound limits them; two that are below it are too much together.
+  const char *bound = "synthetic weights of more than 4398046511104 bytes";
+  auto large = [](D &d, uint32_t index, uint64_t rows) {
+    d.makeSynthetic(index);
+    d.segments[index].format = fb::Format::f32;
+    d.segments[index].shape = {{rows, 1 << 20}};
+    d.segments[index].bytes = rows << 22;
+  };
+  auto norms = [&](uint64_t rows, uint64_t others) {
+    return refusal([&](D &d) {
+      large(d, D::kNorm, rows);
+      d.segments.push_back(d.segments[D::kNorm]);
+      d.segments.back().name = "other";
+      d.segments.back().shape = {{others, 1 << 20}};
+      d.segments.back().bytes = others << 22;
+    });
+  };
+  EXPECT_EQ(norms((1 << 20) - 1, 1), "");
+  EXPECT_EQ(norms(1 << 20, 1), bound);
+  EXPECT_EQ(norms((1 << 20) + 1, 1), bound);
+  EXPECT_EQ(norms(uint64_t(1) << 38, 1), bound);
+  EXPECT_EQ(syntheticRefusal(D::kNorm,
+                             [](D &d) {
+                               d.segments[D::kNorm].shape = {{uint64_t(1) << 63, 8}};
+                               d.segments[D::kNorm].bytes = 0;
+                             }),
+            "segment 'norm': is synthetic and empty");
+}
+
 TEST(ArtifactRulesTest, KernelsAndLibraries) {
   EXPECT_EQ(refusal([](ArtifactDraft &d) { d.kernels = {{"k", 0}, {"k", 0}}; }),
             "kernel 'k' occurs twice");
@@ -169,6 +230,17 @@ TEST(ArtifactRulesTest, KernelsAndLibraries) {
   for (uint32_t segment : {0u, 2u, 5u})
     EXPECT_EQ(refusal([&](ArtifactDraft &d) { d.tokenizerSegment = segment; }),
               "the tokenizer is not a tokenizer segment");
+}
+
+TEST(ArtifactRulesTest, FeatureBitsAreThoseInUse) {
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.tokenizerSegment = kNoTokenizer; }), "");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.featureBits = kFeatureNoTokenizer; }),
+            "feature bits 0 expected, the header has 1");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) {
+              d.tokenizerSegment = kNoTokenizer;
+              d.featureBits = 0;
+            }),
+            "feature bits 1 expected, the header has 0");
 }
 
 TEST(ArtifactRulesTest, Plans) {

@@ -21,6 +21,7 @@ config.substitutions += [
     # The checkpoint, the policies and the golden numbers of the source tree.
     ("%tiny", tiny),
     ("%policies", os.path.join(config.moeplan_source_root, "examples", "policies")),
+    ("%configs", os.path.join(config.moeplan_source_root, "examples", "configs")),
     ("%golden", os.path.join(config.moeplan_source_root, "tests", "golden")),
     ("%python", config.python),
     # Makes %artifact, which all tests share: one plan, one CPU, this machine's.

@@ -51,6 +51,10 @@ std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
   std::vector<fb::Extent> extents;
   uint64_t end = 0;
   for (const SegmentDraft &segment : draft.segments) {
+    if (segment.synthetic) {
+      extents.emplace_back(0, 0, segment.bytes.value_or(0), 0);
+      continue;
+    }
     const uint64_t offset =
         alignTo(end, segment.kind == fb::SegmentKind::weight ? kMappedAlignment : kPackedAlignment);
     end = offset + segment.stored.size();
@@ -72,7 +76,8 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
     if (segment.shape)
       shape = builder.CreateVector(*segment.shape);
     segments.push_back(fb::CreateSegment(builder, string(segment.name), segment.kind,
-                                         segment.compression, &extents[i], segment.format, shape));
+                                         segment.compression, &extents[i], segment.format, shape,
+                                         segment.synthetic));
   }
   std::vector<Offset<fb::Kernel>> kernels;
   for (const KernelDraft &kernel : draft.kernels) {
@@ -99,13 +104,16 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
                                    builder.CreateVectorOfStructs(plan.experts),
                                    builder.CreateVector(programs)));
   }
+  flatbuffers::Optional<uint64_t> seed = flatbuffers::nullopt;
+  if (draft.syntheticSeed)
+    seed = *draft.syntheticSeed;
   const auto provenance =
       fb::CreateProvenance(builder, string("0"), string("0"), string(""), string(""), string(""));
   fb::FinishArtifactBuffer(
       builder,
       fb::CreateArtifact(builder, buildModel(builder, draft.model), builder.CreateVector(segments),
                          builder.CreateVector(kernels), builder.CreateVector(libraries),
-                         builder.CreateVector(plans), draft.tokenizerSegment, provenance));
+                         builder.CreateVector(plans), draft.tokenizerSegment, provenance, seed));
   return {reinterpret_cast<const char *>(builder.GetBufferPointer()), builder.GetSize()};
 }
 
@@ -144,6 +152,13 @@ ArtifactDraft::ArtifactDraft() {
   plans = {{"default", experts, {{"decode", 1, 0, {}}}}};
 }
 
+void ArtifactDraft::makeSynthetic(uint32_t segment) {
+  segments[segment].bytes = segments[segment].stored.size();
+  segments[segment].stored.clear();
+  segments[segment].synthetic = true;
+  syntheticSeed = syntheticSeed.value_or(7);
+}
+
 std::string ArtifactDraft::build() const {
   std::vector<fb::Extent> placed = layOut(*this);
   std::vector<fb::Extent> stated = placed;
@@ -158,9 +173,14 @@ std::string ArtifactDraft::build() const {
   header.metadata_offset = sizeof(header);
   header.metadata_size = metadata.size();
   header.segment_base = alignTo(sizeof(header) + metadata.size(), kMappedAlignment);
+  header.feature_bits =
+      featureBits.value_or((tokenizerSegment == kNoTokenizer ? kFeatureNoTokenizer : 0) |
+                           (syntheticSeed ? kFeatureSyntheticWeights : 0));
   std::string file(sizeof(header), '\0');
   file += metadata;
   for (size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].synthetic)
+      continue;
     file.resize(header.segment_base + placed[i].offset());
     file += segments[i].stored;
   }

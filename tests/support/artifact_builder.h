@@ -27,6 +27,7 @@ struct SegmentDraft {
   fb::Compression compression = fb::Compression::none;
   fb::Format format = fb::Format::none;
   std::optional<std::vector<uint64_t>> shape;
+  bool synthetic = false; ///< of `bytes` bytes; `stored` is empty
 };
 
 struct KernelDraft {
@@ -92,10 +93,15 @@ struct ArtifactDraft {
   std::vector<LibraryDraft> libraries;
   std::vector<PlanDraft> plans;
   uint32_t tokenizerSegment = kTokenizer;
+  std::optional<uint64_t> syntheticSeed;
+  std::optional<uint64_t> featureBits; ///< absent: those of the features in use
   /// Replaces what the layout gave a segment.
   std::vector<std::pair<uint32_t, fb::Extent>> extents;
 
   ProgramDraft &program() { return plans[0].programs[0]; }
+
+  /// Lets a weight be generated instead of stored, from the seed 7 unless another is set.
+  void makeSynthetic(uint32_t segment);
 
   /// The whole file, with right checksums.
   std::string build() const;

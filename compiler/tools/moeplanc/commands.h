@@ -15,5 +15,6 @@ struct Command {
 Command addCompileCommand(CLI::App &app);
 Command addCalibrateCommand(CLI::App &app);
 Command addStatsCommand(CLI::App &app);
+Command addSynthCommand(CLI::App &app);
 
 } // namespace moeplan::tools

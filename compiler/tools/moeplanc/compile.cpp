@@ -18,19 +18,26 @@
 namespace moeplan::tools {
 namespace {
 
-int runCompile(compiler::CompileOptions &options) {
+/// "models/tiny-mixtral/" -> "tiny-mixtral", "configs/mixtral-8x7b.json" -> "mixtral-8x7b"; empty
+/// where the path gives no name.
+std::string modelName(const compiler::CompileOptions &options) {
   namespace fs = std::filesystem;
+  if (!options.config.empty())
+    return fs::path(options.config).stem().string();
+  fs::path name = fs::path(options.checkpoint).lexically_normal();
+  if (!name.has_filename())
+    name = name.parent_path();
+  return name == "." || name == ".." ? "" : name.filename().string();
+}
+
+int runCompile(compiler::CompileOptions &options) {
   if (options.output.empty() && options.compileTo == compiler::Phase::Artifact) {
-    // "models/tiny-mixtral/" -> "tiny-mixtral.moeplan" in the current directory.
-    fs::path name = fs::path(options.checkpoint).lexically_normal();
-    if (!name.has_filename())
-      name = name.parent_path();
-    if (!name.has_filename() || name == "." || name == "..") {
+    const std::string name = modelName(options);
+    if (name.empty())
       return reportFailure("moeplanc",
                            "cannot name the artifact after '" + options.checkpoint + "': use -o",
                            kExitWrongUsage);
-    }
-    options.output = name.filename().string() + ".moeplan";
+    options.output = name + ".moeplan";
   }
 
   std::optional<Progress> progress; // begins with the packing, which is what takes long
@@ -52,6 +59,11 @@ int runCompile(compiler::CompileOptions &options) {
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
                report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
+  if (!options.config.empty())
+    std::fprintf(stderr, "synthetic weights, seed %llu: for measuring speed, on token ids\n",
+                 static_cast<unsigned long long>(options.syntheticSeed));
+  else if (!report->hasTokenizer)
+    std::fprintf(stderr, "no tokenizer.model: the artifact takes and gives token ids only\n");
   if (!report->hardlyReached.empty())
     std::fprintf(stderr, "quantised without calibration, which hardly reached them: %s\n",
                  llvm::join(report->hardlyReached, ", ").c_str());
@@ -66,11 +78,28 @@ Command addCompileCommand(CLI::App &app) {
   CLI::App *compile = app.add_subcommand("compile", "compile a checkpoint into an artifact");
   compile->footer("Example:\n  moeplanc compile models/mixtral-8x7b --target-cpu=x86-64-v3,znver4 "
                   "-o mixtral.moeplan");
-  compile
-      ->add_option("CHECKPOINT", options.checkpoint,
-                   "Hugging Face directory: config.json, *.safetensors, tokenizer.model")
-      ->required()
-      ->type_name("DIR");
+  CLI::Option *checkpoint =
+      compile
+          ->add_option("CHECKPOINT", options.checkpoint,
+                       "Hugging Face directory: config.json, *.safetensors, tokenizer.model "
+                       "(optional)")
+          ->type_name("DIR");
+  CLI::Option *config = compile
+                            ->add_option("--config", options.config,
+                                         "instead of a checkpoint: a config.json, for an artifact "
+                                         "whose weights are generated when it is loaded")
+                            ->type_name("FILE")
+                            ->excludes(checkpoint);
+  CLI::Option *synthetic =
+      compile
+          ->add_option("--synthetic", options.syntheticSeed, "with --config: seed of the weights")
+          ->type_name("SEED")
+          ->needs(config);
+  config->needs(synthetic);
+  compile->callback([checkpoint, config] {
+    if (checkpoint->empty() && config->empty())
+      throw CLI::RequiredError("CHECKPOINT or --config");
+  });
   CLI::Option *policy = compile
                             ->add_option("--policy", options.policy,
                                          "TOML file with targets and tiers (default: one plan "
@@ -101,20 +130,23 @@ Command addCompileCommand(CLI::App &app) {
   compile
       ->add_option("--stats", options.statistics,
                    "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->excludes(config);
   compile
       ->add_option("--quantizer", options.quantizer,
                    "how codes are chosen: rtn, imatrix, gptq, descent or hqq; or by format, as "
                    "int2=descent,int4g64=gptq (default: the best for the bits and what is known)")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->excludes(config);
   compile
       ->add_option("--threads", options.threads, "threads of the quantisers (default: all cores)")
       ->check(CLI::Range(1u, 1024u).description(""))
-      ->type_name("N");
+      ->type_name("N")
+      ->excludes(config);
   compile
       ->add_option("-o,--output", options.output,
-                   "file to write (default: CHECKPOINT's name with .moeplan; IR goes to standard "
-                   "output)")
+                   "file to write (default: the checkpoint's or the configuration's name with "
+                   ".moeplan; IR goes to standard output)")
       ->type_name("FILE");
   compile
       ->add_option("--target-cpu", options.targetCpus,

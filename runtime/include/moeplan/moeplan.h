@@ -40,7 +40,7 @@ typedef struct moeplan_status moeplan_status;
 typedef enum moeplan_code {
   MOEPLAN_OK = 0,
   MOEPLAN_INVALID_ARGUMENT = 1,   /* the caller's fault: a bad option, token id, null pointer */
-  MOEPLAN_NOT_FOUND = 2,          /* no such file or plan */
+  MOEPLAN_NOT_FOUND = 2,          /* no such file or plan, or no tokenizer in the artifact */
   MOEPLAN_CORRUPT = 3,            /* the artifact is damaged or breaks a rule of the format */
   MOEPLAN_UNSUPPORTED = 4,        /* a newer format, or no kernels for this CPU */
   MOEPLAN_RESOURCE_EXHAUSTED = 5, /* memory, or the KV cache is full */
@@ -94,6 +94,11 @@ typedef struct moeplan_model_info {
 
 MOEPLAN_EXPORT moeplan_model_info moeplan_artifact_model_info(const moeplan_artifact *artifact);
 MOEPLAN_EXPORT bool moeplan_artifact_is_eos(const moeplan_artifact *artifact, int32_t token);
+/* Without one, what turns text into tokens or tokens into text fails with MOEPLAN_NOT_FOUND. */
+MOEPLAN_EXPORT bool moeplan_artifact_has_tokenizer(const moeplan_artifact *artifact);
+/* Whether weights are not in the file but generated from a seed, for measuring speed without a
+ * checkpoint. The seed goes to `*seed`, which may be NULL. */
+MOEPLAN_EXPORT bool moeplan_artifact_is_synthetic(const moeplan_artifact *artifact, uint64_t *seed);
 MOEPLAN_EXPORT size_t moeplan_artifact_plan_count(const moeplan_artifact *artifact);
 /* Lives as long as the artifact; NULL where index >= plan count. */
 MOEPLAN_EXPORT const char *moeplan_artifact_plan_name(const moeplan_artifact *artifact,
@@ -142,7 +147,9 @@ typedef struct moeplan_session_options {
 
 MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);
 
-/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped. `options` may be NULL. */
+/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped; the first session of an
+ * artifact with synthetic weights generates them, in the time that writing so much memory takes.
+ * `options` may be NULL. */
 MOEPLAN_EXPORT moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
                                                       const moeplan_session_options *options,
                                                       moeplan_session **out);

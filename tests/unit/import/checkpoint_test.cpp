@@ -182,12 +182,18 @@ TEST_F(CheckpointTest, BytesStayTheSameAfterRelease) {
 TEST_F(CheckpointTest, NamesWhatIsMissingInTheDirectory) {
   std::string directory = directory_.path().string();
   EXPECT_EQ(refusal(), directory + "/config.json: No such file or directory");
-  options_.tokenizer.clear();
   write();
-  EXPECT_EQ(refusal(), directory + "/tokenizer.model: No such file or directory");
   std::filesystem::remove(path("model.safetensors"));
   EXPECT_EQ(refusal(), directory + ": model.safetensors or model.safetensors.index.json expected, "
                                    "neither found");
+}
+
+TEST_F(CheckpointTest, ATokenizerIsOptional) {
+  options_.tokenizer.clear();
+  write();
+  auto checkpoint = open();
+  ASSERT_TRUE(checkpoint);
+  EXPECT_TRUE(checkpoint->tokenizer().empty());
 }
 
 TEST_F(CheckpointTest, RefusesAnEmptyTokenizer) {

@@ -47,7 +47,7 @@ protected:
       const FormatInfo &format = *findFormat(uint32_t(segment.format()));
       const WeightShape shape{format.bits, format.groupSize, segment.shape()->Get(0),
                               segment.shape()->Get(1)};
-      const auto *data = reinterpret_cast<const uint8_t *>(content->stored(index).data());
+      const auto *data = reinterpret_cast<const uint8_t *>(content->weight(index).data());
       std::vector<float> values;
       for (uint64_t row = 0; row < shape.rows; ++row)
         for (uint64_t column = 0; column < shape.columns; ++column)

@@ -252,7 +252,7 @@ TEST_F(ExecutorTest, OperandsAreTheMemoryTheyName) {
   program.run(pool, step, logits);
   const auto *operands = inArena<const void *>(64);
   EXPECT_EQ(operands[0], inArena<void>(64));
-  EXPECT_EQ(operands[1], artifact->stored(ArtifactDraft::kDown).data() + 8);
+  EXPECT_EQ(operands[1], artifact->weight(ArtifactDraft::kDown).data() + 8);
   EXPECT_EQ(operands[2], keys + kKvLayerBytes);
   EXPECT_EQ(operands[3], values + kKvLayerBytes);
   EXPECT_EQ(operands[4], experts + 2);
