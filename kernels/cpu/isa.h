@@ -28,8 +28,12 @@ INLINE void dot_pair(vfloat *acc, vuint w, uint32_t x) {
 #endif
 }
 
-#if (defined(__AVX512VNNI__) && MOEPLAN_LANES == 16) || (defined(__AVXVNNI__) && MOEPLAN_LANES == 8)
+#if defined(__AVX512VNNI__) && MOEPLAN_LANES == 16
 #define MOEPLAN_HAS_VNNI 1
+#define DPBUSD(acc, a, b) (vint) _mm512_dpbusd_epi32((__m512i)(acc), (__m512i)(a), (__m512i)(b))
+#elif defined(__AVXVNNI__) && MOEPLAN_LANES == 8
+#define MOEPLAN_HAS_VNNI 1
+#define DPBUSD(acc, a, b) (vint) _mm256_dpbusd_avx_epi32((__m256i)(acc), (__m256i)(a), (__m256i)(b))
 #endif
 
 #if defined(__AVX512BW__) && MOEPLAN_LANES == 16
@@ -48,14 +52,14 @@ typedef __m256i vshort;
  * columns per word; signed x between -127 and 127, `x` its eight words. Exact. */
 INLINE vint dot_block(vint acc, const int bits, const vuint *codes, const uint32_t *x) {
 #if MOEPLAN_HAS_VNNI
+  /* Two sums: one alone would wait for itself. */
   (void)bits;
-  UNROLL for (int q = 0; q < 8; ++q)
-#if MOEPLAN_LANES == 16
-      acc = (vint)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes[q], (__m512i)splat(x[q]));
-#else
-      acc = (vint)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)codes[q], (__m256i)splat(x[q]));
-#endif
-  return acc;
+  vint odd = {0};
+  UNROLL for (int q = 0; q < 8; q += 2) {
+    acc = DPBUSD(acc, codes[q], splat(x[q]));
+    odd = DPBUSD(odd, codes[q + 1], splat(x[q + 1]));
+  }
+  return acc + odd;
 #elif defined(MADDUBS)
   if (bits < 8) {
     /* Sixteen products of at most 15 * 127 stay below 2^15. */

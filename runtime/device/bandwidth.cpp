@@ -59,6 +59,7 @@ Result<double> measureReadBandwidth(unsigned threads, uint64_t bytes, unsigned r
   if (threads == 0 || repetitions == 0 || bytes < kSmallest)
     return invalidArgument("bandwidth needs a thread, a repetition and at least 1 MiB");
   MOEPLAN_ASSIGN(HostMemory memory, HostMemory::allocate(bytes, "bandwidth measurement"));
+  memory.useHugePages(); // the machine's best, not that of its page tables
   std::memset(memory.data(), 1, bytes);
   ThreadPool pool(threads);
   Pass pass(reinterpret_cast<const uint64_t *>(memory.data()), bytes / 8, pool.threads());
