@@ -8,6 +8,8 @@
 #include "compiler/pack/pack.h"
 #include "compiler/policy/policy.h"
 #include "compiler/transforms/passes.h"
+#include "compiler/tune/tune.h"
+#include "formats.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/Verifier.h"
@@ -76,8 +78,11 @@ public:
     if (options.compileTo == Phase::Placed)
       return report;
 
+    if (Error error = tune())
+      return error;
     if (Error error = runPasses([&](mlir::PassManager &passes) {
           ConvertMoeToPlanOptions conversion;
+          conversion.tuningText = tuning;
           conversion.alsoFormats = options.alsoFormats;
           if (!options.kvFormat.empty())
             conversion.kvFormat = options.kvFormat;
@@ -95,6 +100,46 @@ public:
   }
 
 private:
+  /// Checks the tuning that was given, or searches one for the formats of the placed model.
+  Error tune() {
+    if (!options.tune) {
+      auto parsed = KernelTuning::parse(options.tuning);
+      if (!parsed)
+        return parsed.takeError();
+      tuning = parsed->print();
+      return Error::success();
+    }
+    TuneOptions tune;
+    std::set<moeplan_format> formats;
+    auto add = [&](StringRef name) {
+      if (const FormatInfo *format = findFormat(std::string_view(name)))
+        formats.insert(format->id);
+    };
+    module->walk([&](moe::ExpertsOp op) {
+      for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>())
+        for (mlir::StringAttr format :
+             {expert.getPlacement().getW1(), expert.getPlacement().getW3(),
+              expert.getPlacement().getW2()})
+          add(format);
+    });
+    for (auto function : module->getOps<mlir::func::FuncOp>())
+      if (auto format = function->getAttrOfType<mlir::StringAttr>(moe::kNonExpertFormatAttrName))
+        add(format);
+    tune.formats.assign(formats.begin(), formats.end());
+    tune.hiddenSize = checkpoint->config().hiddenSize;
+    tune.intermediateSize = checkpoint->config().intermediateSize;
+    tune.threads = options.threads;
+    tune.progress = options.tuneProgress;
+    if (targets.size() != 1)
+      return createStringError("tuning is for one target CPU, " + Twine(targets.size()) +
+                               " are given");
+    auto found = tuneKernels(tune, targets.front());
+    if (!found)
+      return found.takeError();
+    report.tuning = tuning = found->print();
+    return Error::success();
+  }
+
   Error readInputs() {
     if (Error error = options.policy.empty() ? makePolicy() : readPolicy())
       return error;
@@ -303,6 +348,8 @@ private:
     add("expert-format", options.expertFormat);
     add("non-expert-format", options.nonExpertFormat);
     add("quantizer", options.quantizer);
+    add("kv-format", options.kvFormat);
+    add("tuning", tuning);
     if (checkpoint->syntheticSeed())
       add("synthetic", std::to_string(*checkpoint->syntheticSeed()));
     return line;
@@ -319,6 +366,7 @@ private:
   std::unique_ptr<Statistics> statistics;
   mlir::OwningOpRef<mlir::ModuleOp> module;
   CompileReport report;
+  std::string tuning; ///< of this artifact, as the pass takes it
 };
 
 } // namespace

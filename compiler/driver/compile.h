@@ -32,6 +32,8 @@ struct CompileOptions {
   /// swapped.
   std::vector<std::string> alsoFormats;
   std::string kvFormat;                ///< of the KV cache: f32, bf16 or int8; empty: bf16
+  std::string tuning;                  ///< see KernelTuning::parse(); empty: the defaults
+  bool tune = false;                   ///< search it on this machine instead
   unsigned threads = 0;                ///< of the quantisers; 0: all cores
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
@@ -41,10 +43,13 @@ struct CompileOptions {
   bool timing = false;          ///< of each pass, to stderr
   /// Called with the bytes of weights packed so far and in all; may be empty.
   std::function<void(uint64_t, uint64_t)> progress;
+  /// Called with the trials of `tune` so far and in all; may be empty.
+  std::function<void(uint64_t, uint64_t)> tuneProgress;
 };
 
 /// What was made, for the closing line of a tool.
 struct CompileReport {
+  std::string tuning; ///< what `tune` found, as KernelTuning::parse() reads it
   uint64_t fileBytes = 0;
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;

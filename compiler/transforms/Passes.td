@@ -35,10 +35,8 @@ def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
                "max_tokens of each prefill program, ascending (default 8,64,512)">,
     Option<"kvFormat", "kv-format", "std::string", "\"bf16\"",
            "format of the KV cache: f32, bf16 or int8">,
-    Option<"tileBytes", "tile-bytes", "int64_t", "0",
-           "bytes of weights that a tile of a decoding kernel reads (0: the default)">,
-    Option<"prefetchBytes", "prefetch-bytes", "int64_t", "-1",
-           "how far ahead kernels fetch weights (-1: the default, by format)">,
+    Option<"tuningText", "tuning", "std::string", "\"\"",
+           "compile-time parameters of the kernels, see KernelTuning::parse()">,
     ListOption<"alsoFormats", "also-formats", "std::string",
                "formats that the expert kernels must read besides those that occur">];
   let dependentDialects = ["::moeplan::moe::MoeDialect", "::moeplan::plan::PlanDialect"];

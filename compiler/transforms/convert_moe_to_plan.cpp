@@ -90,7 +90,8 @@ public:
   }
 
 private:
-  /// Where an activation comes from: float32 rows, to be normalised with `scale` where there is one.
+  /// Where an activation comes from: float32 rows, to be normalised with `scale` where there is
+  /// one.
   struct Source {
     Value rows, scale;
     double epsilon = 0;
@@ -156,8 +157,7 @@ private:
                       {"epsilon", from.epsilon},
                       {"forms", forms},
                       {"logits_rows", logits}},
-                     program.tokenGrid(),
-                     {read(from.rows), read(from.scaleOrRows()), write(rows)});
+                     program.tokenGrid(), {read(from.rows), read(from.scaleOrRows()), write(rows)});
     return {rows, forms};
   }
 
@@ -190,19 +190,20 @@ private:
     const FormatInfo &f = format(matrixFormat);
     int64_t rows = program.rowsPerTile(out, formatRowBytes(f, in));
     Value w = weight(symbol, matrixFormat);
-    program.dispatch("vector_linear",
-                     {{"in_features", in},
-                      {"out_features", out},
-                      {"normalize", x.normalize()},
-                      {"epsilon", x.epsilon},
-                      {"weight_format", int64_t(f.id)},
-                      {"rows_per_tile", rows},
-                      {"accumulate", int64_t(accumulate)},
-                      {"logits_rows", logits},
-                      {"prefetch", program.prefetchBytes(1 << f.id)}},
-                     program.rowGrid(out, rows),
-                     {read(x.rows), read(x.scaleOrRows()), read(w),
-                      accumulate ? readWrite(y) : write(y)});
+    program.dispatch(
+        "vector_linear",
+        {{"in_features", in},
+         {"out_features", out},
+         {"normalize", x.normalize()},
+         {"epsilon", x.epsilon},
+         {"weight_format", int64_t(f.id)},
+         {"rows_per_tile", rows},
+         {"accumulate", int64_t(accumulate)},
+         {"logits_rows", logits},
+         {"prefetch", program.tuning().of(f.id).prefetchBytes},
+         {"unroll", program.tuning().of(f.id).unroll}},
+        program.rowGrid(out, rows),
+        {read(x.rows), read(x.scaleOrRows()), read(w), accumulate ? readWrite(y) : write(y)});
   }
 
   void linear(OperandRows x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out,
@@ -218,7 +219,8 @@ private:
                       {"rows_per_tile", rows},
                       {"accumulate", int64_t(accumulate)},
                       {"logits_rows", logits},
-                      {"prefetch", program.prefetchBytes(1 << f.id)}},
+                      {"prefetch", program.tuning().of(f.id).prefetchBytes},
+                      {"unroll", program.tuning().of(f.id).unroll}},
                      program.rowGrid(out, rows),
                      {read(x.rows), read(w), accumulate ? readWrite(y) : write(y)});
   }
@@ -281,7 +283,8 @@ private:
                         {"epsilon", x.epsilon},
                         {"weight_format", int64_t(f.id)},
                         {"rows_per_tile", rows},
-                        {"prefetch", program.prefetchBytes(1 << f.id)}},
+                        {"prefetch", program.tuning().of(f.id).prefetchBytes},
+                        {"unroll", program.tuning().of(f.id).unroll}},
                        {tiles(heads * dim) + 2 * tiles(kvHeads * dim)},
                        {read(x.rows), read(x.scaleOrRows()), read(wq), read(wk), read(wv), write(q),
                         write(k), write(v)});
@@ -346,12 +349,9 @@ private:
                      forms};
     if (forms)
       operands[op.getX()] = rows;
-    SmallVector<KernelConstant> constants{{"features", width},
-                                          {"num_experts", numExperts},
-                                          {"top_k", topK},
-                                          {"normalize", x.normalize()},
-                                          {"epsilon", x.epsilon},
-                                          {"forms", forms},
+    SmallVector<KernelConstant> constants{{"features", width},    {"num_experts", numExperts},
+                                          {"top_k", topK},        {"normalize", x.normalize()},
+                                          {"epsilon", x.epsilon}, {"forms", forms},
                                           {"logits_rows", logits}};
     if (singleToken()) {
       const Groups made = groups[op.getIds()] = allocateGroups(numExperts, topK);
@@ -413,33 +413,34 @@ private:
     Groups grouped = groups.lookup(op.getIds());
     if (!grouped.expertBegin) {
       grouped = allocateGroups(numExperts, topK);
-      program.dispatch(
-          "group_by_expert",
-          {{"num_experts", numExperts}, {"top_k", topK}, {"logits_rows", logits}}, {1},
-          {read(buffers.lookup(op.getIds())), read(buffers.lookup(op.getWeights())),
-           write(grouped.expertBegin), write(grouped.slotToken), write(grouped.slotWeight)});
+      program.dispatch("group_by_expert",
+                       {{"num_experts", numExperts}, {"top_k", topK}, {"logits_rows", logits}}, {1},
+                       {read(buffers.lookup(op.getIds())), read(buffers.lookup(op.getWeights())),
+                        write(grouped.expertBegin), write(grouped.slotToken),
+                        write(grouped.slotWeight)});
     }
 
     const ExpertFormats formats = formatsOf(op);
     const int64_t hForms = moeplan_forms_of(formats.down);
     Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
     const OperandRows x = operandOf(op.getX(), moeplan_forms_of(formats.up));
-    Value h = program.alloc(program.maxTokens() * topK *
-                            moeplan_operand_bytes(hForms, intermediate));
+    Value h =
+        program.alloc(program.maxTokens() * topK * moeplan_operand_bytes(hForms, intermediate));
     int64_t rows = program.rowsPerTile(intermediate, widestUp, kGateUpRowMultiple);
-    program.dispatch("experts_gate_up",
-                     {{"features", hidden},
-                      {"intermediate", intermediate},
-                      {"num_experts", numExperts},
-                      {"formats", formats.up},
-                      {"x_forms", x.forms},
-                      {"h_forms", hForms},
-                      {"rows_per_tile", rows},
-                      {"max_tokens", int64_t(singleToken())},
-                      {"prefetch", program.prefetchBytes(formats.up)}},
-                     program.rowGrid(intermediate, rows),
-                     {read(x.rows), read(table), read(grouped.expertBegin), read(grouped.slotToken),
-                      write(h)});
+    program.dispatch(
+        "experts_gate_up",
+        {{"features", hidden},
+         {"intermediate", intermediate},
+         {"num_experts", numExperts},
+         {"formats", formats.up},
+         {"x_forms", x.forms},
+         {"h_forms", hForms},
+         {"rows_per_tile", rows},
+         {"max_tokens", int64_t(singleToken())},
+         {"prefetch", program.tuning().ofSet(formats.up).prefetchBytes},
+         {"unroll", program.tuning().ofSet(formats.up).unroll}},
+        program.rowGrid(intermediate, rows),
+        {read(x.rows), read(table), read(grouped.expertBegin), read(grouped.slotToken), write(h)});
 
     Value out = resultBuffer(op, op.getResidual(), op.getResult());
     rows = program.rowsPerTile(hidden, widestDown);
@@ -452,7 +453,8 @@ private:
                       {"rows_per_tile", rows},
                       {"accumulate", int64_t(bool(op.getResidual()))},
                       {"max_tokens", int64_t(singleToken())},
-                      {"prefetch", program.prefetchBytes(formats.down)}},
+                      {"prefetch", program.tuning().ofSet(formats.down).prefetchBytes},
+                      {"unroll", program.tuning().ofSet(formats.down).unroll}},
                      program.rowGrid(hidden, rows),
                      {read(h), read(table), read(grouped.expertBegin), read(grouped.slotToken),
                       read(grouped.slotWeight), op.getResidual() ? readWrite(out) : write(out)});
@@ -512,8 +514,12 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
                            << "': f32, bf16 or int8";
       return signalPassFailure();
     }
-    tuning.tileBytes = tileBytes;
-    tuning.prefetchBytes = prefetchBytes;
+    auto parsed = KernelTuning::parse(tuningText);
+    if (!parsed) {
+      module.emitError() << llvm::toString(parsed.takeError());
+      return signalPassFailure();
+    }
+    tuning = *parsed;
     SmallVector<int64_t> buckets{1};
     llvm::append_range(buckets, prefillTokens);
     if (prefillTokens.empty())

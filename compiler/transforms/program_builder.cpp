@@ -49,7 +49,7 @@ plan::SegmentOp ModuleBuilder::segment(StringRef name, StringRef source, ArrayRe
 
 ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program,
                                const KernelTuning &tuning)
-    : module(module), maxTokens_(program.getMaxTokens()), tuning(tuning), loc(program.getLoc()),
+    : module(module), maxTokens_(program.getMaxTokens()), tuning_(tuning), loc(program.getLoc()),
       builder(program.getBody()),
       bufferType(plan::BufferType::get(program.getContext(), program.getMemory())) {
   builder.setInsertionPointToEnd(&program.getBody().front());
@@ -85,16 +85,10 @@ void ProgramBuilder::copy(Value source, Value target, int64_t bytes) {
 }
 
 int64_t ProgramBuilder::rowsPerTile(int64_t rows, int64_t bytesPerRow, int64_t multiple) const {
-  constexpr int64_t kTileBytes = 128 << 10, kTiles = 32;
+  constexpr int64_t kTiles = 32;
   if (maxTokens() > 1)
     return std::min(rows, multiple);
-  int64_t wanted = (tuning.tileBytes ? tuning.tileBytes : kTileBytes) / bytesPerRow;
+  int64_t wanted = tuning_.tileBytes / bytesPerRow;
   wanted = std::min(wanted, rows / kTiles) / multiple * multiple;
   return std::min(rows, std::max(wanted, multiple));
-}
-
-int64_t ProgramBuilder::prefetchBytes(int64_t formats) const {
-  if (tuning.prefetchBytes >= 0)
-    return tuning.prefetchBytes;
-  return 0;
 }

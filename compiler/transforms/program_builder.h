@@ -1,6 +1,7 @@
 // Builds the kernels, segments and dispatches of a plan; knows the dialect, not the model.
 #pragma once
 
+#include "compiler/transforms/kernel_tuning.h"
 #include "dialects/plan/PlanDialect.h"
 #include "kernel_abi.h"
 
@@ -51,19 +52,13 @@ struct Grid {
   bool perToken = false;
 };
 
-/// What of a kernel depends on the machine more than on the model. Defaults are those that were
-/// measured to be good on most (kernels/cpu/README.md); `moeplanc compile --tune` searches them.
-struct KernelTuning {
-  int64_t tileBytes = 0;      ///< of weights that a tile of a decoding kernel reads; 0: the default
-  int64_t prefetchBytes = -1; ///< how far ahead weights are fetched; -1: by format
-};
-
 /// Appends buffers and commands to one program.
 class ProgramBuilder {
 public:
   ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program, const KernelTuning &tuning);
 
   int64_t maxTokens() const { return maxTokens_; }
+  const KernelTuning &tuning() const { return tuning_; }
   mlir::Value alloc(int64_t bytes);
   /// float32 [max_tokens, features].
   mlir::Value activation(int64_t features) { return alloc(maxTokens() * features * 4); }
@@ -79,8 +74,6 @@ public:
   /// the threads. Many tokens are bound by arithmetic: as few rows as there may be.
   int64_t rowsPerTile(int64_t rows, int64_t bytesPerRow,
                       int64_t multiple = MOEPLAN_TILE_ROWS) const;
-  /// How far ahead a kernel for weights of these formats (a bit set) fetches them, in bytes.
-  int64_t prefetchBytes(int64_t formats) const;
   Grid rowGrid(int64_t rows, int64_t rowsPerTile) const {
     return {(rows + rowsPerTile - 1) / rowsPerTile};
   }
@@ -89,7 +82,7 @@ public:
 private:
   ModuleBuilder &module;
   int64_t maxTokens_;
-  KernelTuning tuning;
+  const KernelTuning &tuning_;
   mlir::Location loc;
   mlir::OpBuilder builder;
   plan::BufferType bufferType;

@@ -51,8 +51,8 @@ typedef struct {
   float scale;
 } cache_view;
 
-/* `words` times rows 0 .. count - 1 of `x`, of `stride` words each: the body runs with out[t][LANES]
- * for rows `row` + t, of which the first `live` are wanted. */
+/* `words` times rows 0 .. count - 1 of `x`, of `stride` words each: the body runs with
+ * out[t][LANES] for rows `row` + t, of which the first `live` are wanted. */
 #define PAIR_ROWS(count, words, pairs, x, stride, ...)                                             \
   do {                                                                                             \
     int64_t row = 0;                                                                               \
@@ -70,7 +70,7 @@ typedef struct {
     float out[tokens * MOEPLAN_LANES];                                                             \
     UNROLL for (int t = 0; t < tokens; ++t) rows_of_x[t] =                                         \
         x + (row + (t < live ? t : live - 1)) * stride;                                            \
-    pair_dot(words, pairs, rows_of_x, tokens, 0, out);                                             \
+    pair_dot(words, pairs, rows_of_x, tokens, 0, 2, out);                                          \
     __VA_ARGS__                                                                                    \
   } while (0)
 
@@ -109,8 +109,8 @@ INLINE void attend_bf16(const cache_view *cache, const float *const *queries, co
   ROLLED for (int64_t block = first / KEY_BLOCK * KEY_BLOCK; block < last; block += KEY_BLOCK) {
     const int64_t keys = last - block < KEY_BLOCK ? last - block : KEY_BLOCK;
     ROLLED for (int64_t j = 0; j < keys; j += MOEPLAN_LANES) {
-      const uint32_t *words = (const uint32_t *)cache->keys + (block + j) / 16 * dim_words * 16 +
-                              (block + j) % 16;
+      const uint32_t *words =
+          (const uint32_t *)cache->keys + (block + j) / 16 * dim_words * 16 + (block + j) % 16;
       PAIR_ROWS(2 * count, words, dim_words, query, dim_words, {
         for (int t = 0; t < live; ++t) {
           float *target = score + (row + t) / 2 * KEY_BLOCK + j;
@@ -228,8 +228,8 @@ void moeplan_cpu_attention(MOEPLAN_TILE_RANGE, const float *restrict q, const vo
     const int64_t kv_head_index = tile % num_kv_heads;
     const int64_t block = tile / num_kv_heads * tokens_per_tile;
     const int64_t token_begin = block < wanted ? wanted : block;
-    const int64_t token_end = block + tokens_per_tile < step->token_count ? block + tokens_per_tile
-                                                                           : step->token_count;
+    const int64_t token_end =
+        block + tokens_per_tile < step->token_count ? block + tokens_per_tile : step->token_count;
     if (token_begin >= token_end)
       continue;
     const float *queries[most];
@@ -244,13 +244,12 @@ void moeplan_cpu_attention(MOEPLAN_TILE_RANGE, const float *restrict q, const vo
         begin[count] = window_begin(end[count], sliding_window);
       }
     const int64_t capacity = step->kv_capacity;
-    const cache_view cache = {
-        kv_head((void *)keys, kv_head_index, capacity, head_dim, kv_format),
-        kv_head((void *)values, kv_head_index, capacity, head_dim, kv_format),
-        head_dim,
-        capacity,
-        kv_format,
-        1.0f / __builtin_sqrtf((float)head_dim)};
+    const cache_view cache = {kv_head((void *)keys, kv_head_index, capacity, head_dim, kv_format),
+                              kv_head((void *)values, kv_head_index, capacity, head_dim, kv_format),
+                              head_dim,
+                              capacity,
+                              kv_format,
+                              1.0f / __builtin_sqrtf((float)head_dim)};
     attend(&cache, queries, begin, end, count, most, targets);
   }
 }

@@ -49,6 +49,7 @@ typedef struct {
   int64_t format; /* f32, bf16 or, for all group sizes, the first packed format of its bits */
   int group_shift;
   int64_t prefetch; /* bytes ahead, 0: none */
+  int64_t unroll;   /* stretches per turn */
 } weight;
 
 /* The operand rows of some tokens, from where the form that the weight at hand is multiplied with
@@ -61,9 +62,9 @@ typedef struct {
 
 INLINE operand_rows operand_form(const void *data, int64_t forms, int64_t format, int64_t columns,
                                  const uint32_t *index) {
-  const operand_rows rows = {
-      (const char *)data + moeplan_form_offset(forms, moeplan_form_of(format), columns),
-      moeplan_operand_bytes(forms, columns), index};
+  const operand_rows rows = {(const char *)data +
+                                 moeplan_form_offset(forms, moeplan_form_of(format), columns),
+                             moeplan_operand_bytes(forms, columns), index};
   return rows;
 }
 
@@ -73,11 +74,11 @@ INLINE void dot_tile(weight w, const char *const *x, int64_t row, const int toke
   if (w.format == MOEPLAN_FORMAT_F32) {
     f32_dot_tile((const float *const *)x, (const float *)w.data, row, w.columns, tokens, rows, out);
   } else if (w.format == MOEPLAN_FORMAT_BF16) {
-    pair_dot_tile(w.data, w.columns, x, row, tokens, w.prefetch, out);
+    pair_dot_tile(w.data, w.columns, x, row, tokens, w.prefetch, w.unroll, out);
   } else {
     const packed_weight packed = {w.data, w.rows, w.columns,
                                   moeplan_format_bits((unsigned)w.format), w.group_shift};
-    packed_dot_tile(packed, x, row, tokens, w.prefetch, out);
+    packed_dot_tile(packed, x, row, tokens, w.prefetch, w.unroll, out);
   }
 }
 
@@ -86,32 +87,31 @@ INLINE void dot_tile(weight w, const char *const *x, int64_t row, const int toke
  * out[t * rows + r] for tokens `token` + t, of which the first `live` are wanted, and rows `row` +
  * r, of which the first `valid` are: a vector of rows may reach beyond the last one.
  * `single` (a constant): there is one token. */
-#define FOR_TILES(w, single, token_begin, token_end, row_begin, row_end, x, ...) \
+#define FOR_TILES(w, single, token_begin, token_end, row_begin, row_end, x, ...)                   \
   do {                                                                                             \
     int64_t row = row_begin;                                                                       \
     if ((w).format == MOEPLAN_FORMAT_F32) {                                                        \
       if (single)                                                                                  \
-        FOR_ROW_TILES(row, row_end, F32_ROW_TILE_SINGLE,                                        \
-                      TOKEN_TILES_OF(w, 1, token_begin, token_end, x,            \
-                                     __VA_ARGS__));                                                \
+        FOR_ROW_TILES(row, row_end, F32_ROW_TILE_SINGLE,                                           \
+                      TOKEN_TILES_OF(w, 1, token_begin, token_end, x, __VA_ARGS__));               \
       else                                                                                         \
-        FOR_ROW_TILES(row, row_end, F32_ROW_TILE,                                               \
-                      TOKEN_TILES_OF(w, F32_TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__));                                   \
+        FOR_ROW_TILES(row, row_end, F32_ROW_TILE,                                                  \
+                      TOKEN_TILES_OF(w, F32_TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__));  \
     } else {                                                                                       \
       ROLLED for (; row < row_end; row += MOEPLAN_LANES) {                                         \
         enum { rows = MOEPLAN_LANES };                                                             \
         const int valid = row_end - row < rows ? (int)(row_end - row) : (int)rows;                 \
         (void)valid;                                                                               \
         if (single) {                                                                              \
-          TOKEN_TILES_OF(w, 1, token_begin, token_end, x, __VA_ARGS__);          \
+          TOKEN_TILES_OF(w, 1, token_begin, token_end, x, __VA_ARGS__);                            \
         } else {                                                                                   \
-          TOKEN_TILES_OF(w, TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__); \
+          TOKEN_TILES_OF(w, TOKEN_TILE, token_begin, token_end, x, __VA_ARGS__);                   \
         }                                                                                          \
       }                                                                                            \
     }                                                                                              \
   } while (0)
 
-#define FOR_ROW_TILES(row, row_end, row_tile, ...)                                              \
+#define FOR_ROW_TILES(row, row_end, row_tile, ...)                                                 \
   do {                                                                                             \
     ROLLED for (; row + row_tile <= row_end; row += row_tile) {                                    \
       enum { rows = row_tile, valid = rows };                                                      \
@@ -125,26 +125,26 @@ INLINE void dot_tile(weight w, const char *const *x, int64_t row, const int toke
 
 /* Whole token tiles, then one of the smallest of 1, 2, 4, .. that holds the rest: beyond `live` it
  * repeats the last token. */
-#define TOKEN_TILES_OF(w, token_tile, token_begin, token_end, x, ...)            \
+#define TOKEN_TILES_OF(w, token_tile, token_begin, token_end, x, ...)                              \
   do {                                                                                             \
     int64_t token = token_begin;                                                                   \
     if (token_tile > 1) {                                                                          \
       ROLLED for (; token_end - token > token_tile / 2; token += token_tile)                       \
-          ONE_TILE(w, token_tile, token_end, x, __VA_ARGS__);                    \
+          ONE_TILE(w, token_tile, token_end, x, __VA_ARGS__);                                      \
       if (token_tile > 4 && token_end - token > 2) {                                               \
-        ONE_TILE(w, 4, token_end, x, __VA_ARGS__);                               \
+        ONE_TILE(w, 4, token_end, x, __VA_ARGS__);                                                 \
         token = token_end;                                                                         \
       }                                                                                            \
       if (token_end - token == 2) {                                                                \
-        ONE_TILE(w, 2, token_end, x, __VA_ARGS__);                               \
+        ONE_TILE(w, 2, token_end, x, __VA_ARGS__);                                                 \
         token = token_end;                                                                         \
       }                                                                                            \
     }                                                                                              \
     if (token < token_end)                                                                         \
-      ONE_TILE(w, 1, token_end, x, __VA_ARGS__);                                 \
+      ONE_TILE(w, 1, token_end, x, __VA_ARGS__);                                                   \
   } while (0)
 
-#define ONE_TILE(w, token_count, token_end, x, ...)                              \
+#define ONE_TILE(w, token_count, token_end, x, ...)                                                \
   do {                                                                                             \
     enum { tokens = token_count };                                                                 \
     const int live = token_end - token < tokens ? (int)(token_end - token) : (int)tokens;          \
@@ -152,7 +152,7 @@ INLINE void dot_tile(weight w, const char *const *x, int64_t row, const int toke
     float out[tokens * rows];                                                                      \
     UNROLL for (int t = 0; t < tokens; ++t) {                                                      \
       const int64_t at = token + (t < live ? t : live - 1);                                        \
-      x_rows[t] = (x).data + ((x).index ? (int64_t)(x).index[at] : at) * (x).row_bytes;                                                        \
+      x_rows[t] = (x).data + ((x).index ? (int64_t)(x).index[at] : at) * (x).row_bytes;            \
     }                                                                                              \
     dot_tile(w, x_rows, row, tokens, rows, out);                                                   \
     __VA_ARGS__                                                                                    \

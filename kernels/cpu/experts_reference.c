@@ -6,8 +6,8 @@ void moeplan_cpu_experts_gate_up_reference(
     MOEPLAN_TILE_RANGE, const void *restrict x, const moeplan_expert *restrict experts,
     const uint32_t *restrict expert_begin, const uint32_t *restrict slot_token, void *restrict h,
     int64_t features, int64_t intermediate, int64_t num_experts, int64_t formats, int64_t x_forms,
-    int64_t h_forms, int64_t rows_per_tile, int64_t max_tokens, int64_t prefetch) {
-  (void)step, (void)formats, (void)max_tokens, (void)prefetch;
+    int64_t h_forms, int64_t rows_per_tile, int64_t max_tokens, int64_t prefetch, int64_t unroll) {
+  (void)step, (void)formats, (void)max_tokens, (void)prefetch, (void)unroll;
   const int64_t begin = (int64_t)tile_begin * rows_per_tile;
   const int64_t limit = (int64_t)tile_end * rows_per_tile;
   const int64_t end = limit < intermediate ? limit : intermediate;
@@ -33,8 +33,8 @@ void moeplan_cpu_experts_down_reference(
     const uint32_t *restrict expert_begin, const uint32_t *restrict slot_token,
     const float *restrict slot_weight, float *restrict y, int64_t features, int64_t intermediate,
     int64_t num_experts, int64_t formats, int64_t h_forms, int64_t rows_per_tile,
-    int64_t accumulate, int64_t max_tokens, int64_t prefetch) {
-  (void)formats, (void)max_tokens, (void)prefetch;
+    int64_t accumulate, int64_t max_tokens, int64_t prefetch, int64_t unroll) {
+  (void)formats, (void)max_tokens, (void)prefetch, (void)unroll;
   for (int64_t t = 0; t < step->token_count; ++t)
     for (int64_t n = (int64_t)tile_begin * rows_per_tile;
          n < (int64_t)tile_end * rows_per_tile && n < features; ++n) {

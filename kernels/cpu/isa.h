@@ -76,8 +76,8 @@ INLINE vint dot_block(vint acc, const int bits, const vuint *codes, const uint32
   return acc;
 #else
   (void)bits;
-  UNROLL for (int q = 0; q < 8; ++q) UNROLL for (int byte = 0; byte < 4; ++byte)
-      acc += (vint)((codes[q] >> (8 * byte)) & 0xff) * (int32_t)(int8_t)(x[q] >> (8 * byte));
+  UNROLL for (int q = 0; q < 8; ++q) UNROLL for (int byte = 0; byte < 4; ++byte) acc +=
+      (vint)((codes[q] >> (8 * byte)) & 0xff) * (int32_t)(int8_t)(x[q] >> (8 * byte));
   return acc;
 #endif
 }

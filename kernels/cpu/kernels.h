@@ -57,11 +57,13 @@ MOEPLAN_CPU_KERNEL(operand, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT x,
 /* y[t, n] = sum_k x[t, k] * w[n, k], added to y where `accumulate`; x an operand of `x_forms`.
  * With `logits_rows`, only rows from step->logits_begin on. A tile is `rows_per_tile` rows of w: a
  * multiple of 16 or all, where w is not f32. `prefetch` is how many bytes ahead of their use
- * weights are fetched; 0: not at all. */
+ * weights are fetched, 0: not at all; `unroll` how many stretches of columns (see packed.h) a turn
+ * of the innermost loop takes. */
 MOEPLAN_CPU_KERNEL(linear, MOEPLAN_TILE_RANGE, const void *MOEPLAN_RESTRICT x,
                    const void *MOEPLAN_RESTRICT w, float *MOEPLAN_RESTRICT y, int64_t in_features,
                    int64_t out_features, int64_t weight_format, int64_t x_forms,
-                   int64_t rows_per_tile, int64_t accumulate, int64_t logits_rows, int64_t prefetch)
+                   int64_t rows_per_tile, int64_t accumulate, int64_t logits_rows, int64_t prefetch,
+                   int64_t unroll)
 
 /* The same for T = 1 and x float32 [in_features], which each call makes an operand of first, as
  * kernel `operand` does: a barrier less. */
@@ -69,7 +71,7 @@ MOEPLAN_CPU_KERNEL(vector_linear, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTR
                    const float *MOEPLAN_RESTRICT scale, const void *MOEPLAN_RESTRICT w,
                    float *MOEPLAN_RESTRICT y, int64_t in_features, int64_t out_features,
                    int64_t normalize, double epsilon, int64_t weight_format, int64_t rows_per_tile,
-                   int64_t accumulate, int64_t logits_rows, int64_t prefetch)
+                   int64_t accumulate, int64_t logits_rows, int64_t prefetch, int64_t unroll)
 
 /* Norm and the three projections of attention for T = 1: q = wq x [q_features], k = wk x and
  * v = wv x [kv_features], all weights of `weight_format`. The tiles are those of q, then k, then v,
@@ -79,7 +81,8 @@ MOEPLAN_CPU_KERNEL(vector_qkv, MOEPLAN_TILE_RANGE, const float *MOEPLAN_RESTRICT
                    const void *MOEPLAN_RESTRICT wk, const void *MOEPLAN_RESTRICT wv,
                    float *MOEPLAN_RESTRICT q, float *MOEPLAN_RESTRICT k, float *MOEPLAN_RESTRICT v,
                    int64_t in_features, int64_t q_features, int64_t kv_features, int64_t normalize,
-                   double epsilon, int64_t weight_format, int64_t rows_per_tile, int64_t prefetch)
+                   double epsilon, int64_t weight_format, int64_t rows_per_tile, int64_t prefetch,
+                   int64_t unroll)
 
 /* rope[t, i] = (cos a, sin a) with a = (position + t) * theta^(-2 i / head_dim), both factors
  * rounded to float32 as Hugging Face does; rope float32 [T, head_dim / 2, 2]. `log_theta` is
@@ -158,7 +161,7 @@ MOEPLAN_CPU_KERNEL(experts_gate_up, MOEPLAN_TILE_RANGE, const void *MOEPLAN_REST
                    const uint32_t *MOEPLAN_RESTRICT slot_token, void *MOEPLAN_RESTRICT h,
                    int64_t features, int64_t intermediate, int64_t num_experts, int64_t formats,
                    int64_t x_forms, int64_t h_forms, int64_t rows_per_tile, int64_t max_tokens,
-                   int64_t prefetch)
+                   int64_t prefetch, int64_t unroll)
 
 /* y[slot_token[s], n] += slot_weight[s] * (w2[n] . h[s]) over all slots s in order; h [T * top_k]
  * operands of `h_forms`; y float32 [T, features] holds the residual, or is cleared first unless
@@ -171,7 +174,7 @@ MOEPLAN_CPU_KERNEL(experts_down, MOEPLAN_TILE_RANGE, const void *MOEPLAN_RESTRIC
                    const float *MOEPLAN_RESTRICT slot_weight, float *MOEPLAN_RESTRICT y,
                    int64_t features, int64_t intermediate, int64_t num_experts, int64_t formats,
                    int64_t h_forms, int64_t rows_per_tile, int64_t accumulate, int64_t max_tokens,
-                   int64_t prefetch)
+                   int64_t prefetch, int64_t unroll)
 
 /* y = x + z, elementwise [T, features]: the residual where nothing fused it. A tile is a token. */
 MOEPLAN_CPU_KERNEL(add, MOEPLAN_TILE_RANGE, const float *x, const float *z, float *y,

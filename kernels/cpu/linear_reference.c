@@ -6,14 +6,14 @@ void moeplan_cpu_linear_reference(MOEPLAN_TILE_RANGE, const void *restrict x,
                                   const void *restrict w, float *restrict y, int64_t in_features,
                                   int64_t out_features, int64_t weight_format, int64_t x_forms,
                                   int64_t rows_per_tile, int64_t accumulate, int64_t logits_rows,
-                                  int64_t prefetch) {
-  (void)prefetch;
+                                  int64_t prefetch, int64_t unroll) {
+  (void)prefetch, (void)unroll;
   for (int64_t t = logits_rows ? step->logits_begin : 0; t < step->token_count; ++t)
     for (int64_t n = (int64_t)tile_begin * rows_per_tile;
          n < (int64_t)tile_end * rows_per_tile && n < out_features; ++n) {
-      const double sum = reference_operand_dot(
-          weight_format, w, out_features, n, reference_operand_row(x, t, x_forms, in_features),
-          x_forms, in_features);
+      const double sum = reference_operand_dot(weight_format, w, out_features, n,
+                                               reference_operand_row(x, t, x_forms, in_features),
+                                               x_forms, in_features);
       y[t * out_features + n] = (float)(sum + (accumulate ? y[t * out_features + n] : 0));
     }
 }
@@ -32,13 +32,13 @@ void moeplan_cpu_vector_linear_reference(MOEPLAN_TILE_RANGE, const float *restri
                                          float *restrict y, int64_t in_features,
                                          int64_t out_features, int64_t normalize, double epsilon,
                                          int64_t weight_format, int64_t rows_per_tile,
-                                         int64_t accumulate, int64_t logits_rows,
-                                         int64_t prefetch) {
+                                         int64_t accumulate, int64_t logits_rows, int64_t prefetch,
+                                         int64_t unroll) {
   const int64_t forms = moeplan_form_of(weight_format);
   void *operand = vector_operand(step, x, scale, in_features, normalize, epsilon, forms);
   moeplan_cpu_linear_reference(step, tile_begin, tile_end, operand, w, y, in_features, out_features,
                                weight_format, forms, rows_per_tile, accumulate, logits_rows,
-                               prefetch);
+                               prefetch, unroll);
   free(operand);
 }
 
@@ -48,7 +48,7 @@ void moeplan_cpu_vector_qkv_reference(MOEPLAN_TILE_RANGE, const float *restrict 
                                       float *restrict q, float *restrict k, float *restrict v,
                                       int64_t in_features, int64_t q_features, int64_t kv_features,
                                       int64_t normalize, double epsilon, int64_t weight_format,
-                                      int64_t rows_per_tile, int64_t prefetch) {
+                                      int64_t rows_per_tile, int64_t prefetch, int64_t unroll) {
   const int64_t forms = moeplan_form_of(weight_format);
   void *operand = vector_operand(step, x, scale, in_features, normalize, epsilon, forms);
   const void *weights[] = {wq, wk, wv};
@@ -65,7 +65,7 @@ void moeplan_cpu_vector_qkv_reference(MOEPLAN_TILE_RANGE, const float *restrict 
     }
     moeplan_cpu_linear_reference(step, local, local + 1, operand, weights[part], results[part],
                                  in_features, part == 0 ? q_features : kv_features, weight_format,
-                                 forms, rows_per_tile, 0, 0, prefetch);
+                                 forms, rows_per_tile, 0, 0, prefetch, unroll);
   }
   free(operand);
 }

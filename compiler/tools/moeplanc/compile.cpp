@@ -46,11 +46,23 @@ int runCompile(compiler::CompileOptions &options) {
       progress.emplace("pack", total);
     progress->update(done);
   };
+  std::optional<Progress> tuneProgress;
+  options.tuneProgress = [&](uint64_t done, uint64_t total) {
+    if (!tuneProgress)
+      tuneProgress.emplace("tune", total, "trials");
+    tuneProgress->update(done);
+    if (done == total)
+      tuneProgress->finish();
+  };
   const auto begin = std::chrono::steady_clock::now();
   auto report = compiler::compile(options);
   if (!report) {
     return reportFailure("moeplanc", llvm::toString(report.takeError()), kExitFailed);
   }
+  if (options.tune)
+    std::fprintf(stderr, "tuned: %s\n",
+                 report->tuning.empty() ? "the defaults are best here"
+                                        : ("--tuning=" + report->tuning).c_str());
   if (options.compileTo != compiler::Phase::Artifact)
     return kExitDone;
   if (progress)
@@ -127,6 +139,15 @@ Command addCompileCommand(CLI::App &app) {
                    "format of the KV cache: bf16 (the default), int8 or f32")
       ->check(CLI::IsMember({"f32", "bf16", "int8"}).description(""))
       ->type_name("FORMAT");
+  CLI::Option *tuning = compile
+                            ->add_option("--tuning", options.tuning,
+                                         "compile-time parameters of the kernels, as --tune "
+                                         "prints them")
+                            ->type_name("TEXT");
+  compile
+      ->add_flag("--tune", options.tune,
+                 "search these parameters on this machine, which must be the target")
+      ->excludes(tuning);
   compile
       ->add_option("--stats", options.statistics,
                    "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
