@@ -121,7 +121,7 @@ inline float at(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t 
 
 } // namespace pairs
 
-/// Tiles of 16 rows and blocks of 32 columns, as described in kernel_abi.h.
+/// Tiles of 16 rows, chunks of groups, blocks of 32 columns: see kernel_abi.h.
 namespace tiled {
 
 constexpr uint64_t kRows = MOEPLAN_TILE_ROWS, kColumns = MOEPLAN_BLOCK_COLUMNS;
@@ -130,8 +130,29 @@ inline uint64_t tiles(const WeightShape &s) { return s.rows / kRows + (s.rows % 
 inline uint64_t blocks(const WeightShape &s) {
   return s.columns / kColumns + (s.columns % kColumns != 0);
 }
-inline uint64_t codeBytes(const WeightShape &s) {
-  return tiles(s) * blocks(s) * s.bits * kRows * sizeof(uint32_t);
+inline uint64_t blockBytes(const WeightShape &s) { return s.bits * kRows * sizeof(uint32_t); }
+/// Bytes of the scales and zeros of a group.
+constexpr uint64_t kGroupBytes = 2 * kRows;
+inline uint64_t tileBytes(const WeightShape &s) {
+  return blocks(s) * blockBytes(s) + s.groups() * kGroupBytes;
+}
+/// Blocks of a whole chunk, and its bytes.
+inline uint64_t chunkBlocks(const WeightShape &s) {
+  return MOEPLAN_CHUNK_GROUPS * s.groupSize / kColumns;
+}
+inline uint64_t chunkBytes(const WeightShape &s) {
+  return chunkBlocks(s) * blockBytes(s) + MOEPLAN_CHUNK_GROUPS * kGroupBytes;
+}
+/// Where the codes of a block of columns start in a tile.
+inline uint64_t blockOffset(const WeightShape &s, uint64_t block) {
+  return block / chunkBlocks(s) * chunkBytes(s) + block % chunkBlocks(s) * blockBytes(s);
+}
+/// Where the scales of a group start in a tile; its zeros follow.
+inline uint64_t groupOffset(const WeightShape &s, uint64_t group) {
+  const uint64_t first = group / MOEPLAN_CHUNK_GROUPS * chunkBlocks(s);
+  const uint64_t left = blocks(s) - first;
+  const uint64_t count = left < chunkBlocks(s) ? left : chunkBlocks(s);
+  return blockOffset(s, first) + count * blockBytes(s) + group % MOEPLAN_CHUNK_GROUPS * kGroupBytes;
 }
 inline std::optional<uint64_t> bytes(const WeightShape &s) {
   uint64_t cells = 0, codes = 0, scales = 0, sum = 0;
@@ -156,10 +177,10 @@ struct Pieces {
   uint32_t count;
 };
 inline Pieces locate(const WeightShape &s, uint64_t row, uint64_t column) {
-  const uint64_t block = (row / kRows) * blocks(s) + column / kColumns;
+  const uint64_t block = row / kRows * tileBytes(s) + blockOffset(s, column / kColumns);
   const uint32_t quad = uint32_t(column % kColumns / 4);
   auto byteOf = [&](uint32_t word) {
-    return ((block * s.bits + word) * kRows + row % kRows) * sizeof(uint32_t) + column % 4;
+    return block + (word * kRows + row % kRows) * sizeof(uint32_t) + column % 4;
   };
   if (s.bits == 3)
     return {{{byteOf(quad / 4), 2 * (quad % 4), 0, 2}, {byteOf(2), quad, 2, 1}}, 2};
@@ -167,7 +188,7 @@ inline Pieces locate(const WeightShape &s, uint64_t row, uint64_t column) {
   return {{{byteOf(quad / perByte), s.bits * (quad % perByte), 0, s.bits}, {}}, 1};
 }
 inline uint64_t scaleByte(const WeightShape &s, uint64_t row, uint64_t group) {
-  return codeBytes(s) + ((row / kRows) * s.groups() + group) * 2 * kRows + row % kRows;
+  return row / kRows * tileBytes(s) + groupOffset(s, group) + row % kRows;
 }
 
 inline uint8_t codeAt(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t column) {

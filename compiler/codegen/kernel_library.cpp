@@ -4,6 +4,7 @@
 #include "kernel_abi.h"
 
 #include "llvm/Bitcode/BitcodeReader.h"
+#include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
@@ -189,6 +190,9 @@ Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> k
     return machine.takeError();
 
   LLVMContext context;
+  // A loop that a kernel wants unrolled may have no constant length in a specialisation for several
+  // formats; that is no news for a user.
+  context.setDiagnosticHandlerCallBack([](const DiagnosticInfo *, void *) {});
   std::span<const char> bitcode = target.kernels->bytes();
   auto parsed = parseBitcodeFile(
       MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);

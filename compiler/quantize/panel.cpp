@@ -2,6 +2,7 @@
 
 #include "compiler/quantize/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -85,13 +86,18 @@ std::optional<PanelPosition> moeplan::compiler::loadPanel(DType dtype, const uin
   return std::nullopt;
 }
 
-void moeplan::compiler::packPanel(const PanelCodes &numbers, uint8_t *codes, uint8_t *scales) {
-  const uint64_t blocks = (numbers.columns + MOEPLAN_BLOCK_COLUMNS - 1) / MOEPLAN_BLOCK_COLUMNS;
+void moeplan::compiler::packPanel(const PanelCodes &numbers, const WeightShape &tile,
+                                  uint8_t *out) {
+  const uint64_t blocks = tiled::blocks(tile), blockBytes = tiled::blockBytes(tile);
   LaneBuffer words(blocks * numbers.bits);
   packCodes(numbers, reinterpret_cast<WordLanes *>(words.data()));
-  std::memcpy(codes, words.data(), blocks * numbers.bits * sizeof(Lanes));
-  for (uint64_t g = 0; g < numbers.groups; ++g, scales += 2 * kLanes)
+  const auto *codes = reinterpret_cast<const uint8_t *>(words.data());
+  for (uint64_t block = 0; block < blocks; block += tiled::chunkBlocks(tile))
+    std::memcpy(out + tiled::blockOffset(tile, block), codes + block * blockBytes,
+                std::min(tiled::chunkBlocks(tile), blocks - block) * blockBytes);
+  for (uint64_t g = 0; g < numbers.groups; ++g)
     for (unsigned r = 0; r < kLanes; ++r) {
+      uint8_t *scales = out + tiled::groupOffset(tile, g);
       scales[r] = uint8_t(numbers.scales[g][r]);
       scales[kLanes + r] = uint8_t(numbers.zeros[g][r]);
     }

@@ -58,9 +58,8 @@ struct PanelPosition {
 /// or an infinity, where there is one.
 std::optional<PanelPosition> loadPanel(DType dtype, const uint8_t *in, uint64_t rows, Panel &panel);
 
-/// Writes the tile's codes and scales in the packed layout (kernel_abi.h): `codes` takes blocks *
-/// bits * 64 bytes, `scales` groups * 32.
-void packPanel(const PanelCodes &numbers, uint8_t *codes, uint8_t *scales);
+/// Writes the tile in the packed layout (kernel_abi.h): `out` takes tiled::tileBytes(tile).
+void packPanel(const PanelCodes &numbers, const WeightShape &tile, uint8_t *out);
 
 /// What is lost: out[k] = panel - codes, for each column.
 void panelError(const Panel &panel, const PanelCodes &numbers, Lanes *out);

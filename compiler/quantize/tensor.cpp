@@ -97,14 +97,11 @@ Error moeplan::compiler::quantizeTensor(const TensorView &weight, const FormatIn
   if (Error error = checkInput(weight, quantizer, calibration))
     return error;
   const WeightShape tile{format.bits, format.groupSize, kLanes, weight.columns};
-  const uint64_t codeBytes = tiled::codeBytes(tile);
-  const uint64_t scaleBytes = *formatBytes(format, kLanes, weight.columns) - codeBytes;
-  const WeightShape whole{format.bits, format.groupSize, weight.rows, weight.columns};
-  uint8_t *scales = out.data() + tiled::codeBytes(whole);
+  const uint64_t tileBytes = tiled::tileBytes(tile);
   return forEachPanel(weight, 1, threads, [&](uint64_t index, const Panel &panel) {
     PanelCodes numbers(format, weight.columns);
     quantizer.quantize(panel, calibration.input(), numbers);
-    packPanel(numbers, out.data() + index * codeBytes, scales + index * scaleBytes);
+    packPanel(numbers, tile, out.data() + index * tileBytes);
   });
 }
 

@@ -21,13 +21,13 @@ INLINE int64_t packed_blocks(packed_weight w) {
 INLINE int64_t packed_groups(packed_weight w) {
   return (w.columns + (1 << w.group_shift) - 1) >> w.group_shift;
 }
-/* The codes of a tile, as words; those of row `lane` start at + lane. */
-INLINE const uint32_t *packed_codes(packed_weight w, int64_t tile) {
-  return (const uint32_t *)w.data + tile * packed_blocks(w) * w.bits * MOEPLAN_TILE_ROWS;
+INLINE int64_t packed_group_blocks(packed_weight w) {
+  return (1 << w.group_shift) / MOEPLAN_BLOCK_COLUMNS;
 }
-INLINE const uint8_t *packed_scales(packed_weight w, int64_t tile) {
-  const int64_t tiles = (w.rows + MOEPLAN_TILE_ROWS - 1) / MOEPLAN_TILE_ROWS;
-  return (const uint8_t *)packed_codes(w, tiles) + tile * packed_groups(w) * 2 * MOEPLAN_TILE_ROWS;
+enum { WORD_BYTES = 4 * MOEPLAN_TILE_ROWS, GROUP_BYTES = 2 * MOEPLAN_TILE_ROWS };
+INLINE const char *packed_tile(packed_weight w, int64_t tile) {
+  return (const char *)w.data +
+         tile * (packed_blocks(w) * w.bits * WORD_BYTES + packed_groups(w) * GROUP_BYTES);
 }
 
 /* Where the codes of columns 4 * quad .. 4 * quad + 3 of a block are: in word `word`, from bit
@@ -63,45 +63,34 @@ INLINE vfloat byte_to_float(const uint8_t *bytes) {
                                  vfloat);
 }
 
-/* A walk along the columns of LANES rows. */
-typedef struct {
-  const uint32_t *codes;
-  const uint8_t *scales;
-  const char *const *x;
-  int64_t blocks, group_blocks, stretch;
-  vfloat sum[8];
-} packed_walk;
-
-/* One stretch: columns that share one scale of w and one of x, whose products are summed as
- * integers, exactly. */
-INLINE void packed_stretch(packed_walk *walk, int64_t block, const int bits, const int tokens,
-                           const int64_t prefetch) {
-  const int64_t end = block + walk->stretch < walk->blocks ? block + walk->stretch : walk->blocks;
+/* One stretch of `blocks` blocks from `block` on: columns that share one scale of w and one of x,
+ * whose products are summed as integers, exactly. `codes` and `group` are those of LANES rows. */
+INLINE void packed_stretch(const char *codes, const uint8_t *group, const char *const *x,
+                           int64_t block, int64_t blocks, const int bits, const int tokens,
+                           const int64_t prefetch, vfloat *sum) {
   vint dot[8];
   float x_sum[8];
   UNROLL for (int t = 0; t < tokens; ++t) dot[t] = (vint){0};
-  for (int64_t b = block; b < end; ++b) {
+  for (int64_t b = 0; b < blocks; ++b) {
     vuint code[8];
-    packed_unpack(bits, walk->codes, code);
+    packed_unpack(bits, (const uint32_t *)codes, code);
     if (prefetch)
-      UNROLL for (int i = 0; i < bits; ++i)
-          __builtin_prefetch((const char *)(walk->codes + i * MOEPLAN_TILE_ROWS) + prefetch);
-    walk->codes += bits * MOEPLAN_TILE_ROWS;
+      UNROLL for (int i = 0; i < bits; ++i) __builtin_prefetch(codes + i * WORD_BYTES + prefetch);
+    codes += bits * WORD_BYTES;
     UNROLL for (int t = 0; t < tokens; ++t) {
-      const moeplan_q8_block *q = (const moeplan_q8_block *)walk->x[t] + b;
+      const moeplan_q8_block *q = (const moeplan_q8_block *)x[t] + block + b;
       dot[t] = dot_block(dot[t], bits, code, (const uint32_t *)q->codes);
-      x_sum[t] = b == block ? q->sum : x_sum[t] + q->sum;
+      x_sum[t] = b == 0 ? q->sum : x_sum[t] + q->sum;
     }
   }
-  const uint8_t *group = walk->scales + (block / walk->group_blocks) * 2 * MOEPLAN_TILE_ROWS;
   const vfloat scale = (vfloat)((__builtin_convertvector(*(const vbyte_mem *)group, vuint) << 20) +
                                 MOEPLAN_SCALE_BIAS);
   const vfloat offset =
       byte_to_float(group + MOEPLAN_TILE_ROWS) * ((float)(1 << bits) / 256) * scale;
   UNROLL for (int t = 0; t < tokens; ++t) {
     const vfloat product = __builtin_convertvector(dot[t], vfloat);
-    walk->sum[t] += product * (scale * ((const moeplan_q8_block *)walk->x[t] + block)->scale);
-    walk->sum[t] -= offset * x_sum[t];
+    sum[t] += product * (scale * ((const moeplan_q8_block *)x[t] + block)->scale);
+    sum[t] -= offset * x_sum[t];
   }
 }
 
@@ -110,27 +99,39 @@ INLINE void packed_stretch(packed_walk *walk, int64_t block, const int bits, con
  *   sum_k x w = sum over stretches of  xs ws (sum code_x code_w) - ws zero (xs sum code_x)
  *
  * The sum of an element runs in the same order whatever `tokens` is. `prefetch` is how many bytes
- * ahead codes are fetched, 0: not at all; `unroll` stretches make a turn of the loop. */
+ * ahead codes are fetched, 0: not at all; with an `unroll` above 1 a turn of the loop is a chunk.
+ */
 INLINE void packed_dot_tile(packed_weight w, const char *const *x, int64_t row, const int tokens,
                             const int64_t prefetch, const int64_t unroll, float *out) {
   enum { most_blocks = MOEPLAN_ACTIVATION_BLOCK / MOEPLAN_BLOCK_COLUMNS };
-  const int64_t tile = row / MOEPLAN_TILE_ROWS, lane = row % MOEPLAN_TILE_ROWS;
-  packed_walk walk;
-  walk.codes = packed_codes(w, tile) + lane;
-  walk.scales = packed_scales(w, tile) + lane;
-  walk.x = x;
-  walk.blocks = packed_blocks(w);
-  walk.group_blocks = (1 << w.group_shift) / MOEPLAN_BLOCK_COLUMNS;
-  walk.stretch = walk.group_blocks < most_blocks ? walk.group_blocks : (int64_t)most_blocks;
-  UNROLL for (int t = 0; t < tokens; ++t) walk.sum[t] = (vfloat){0};
-  int64_t block = 0;
-  if (unroll > 1)
-    ROLLED for (; block + unroll * walk.stretch <= walk.blocks; block += unroll * walk.stretch)
-        UNROLL for (int64_t u = 0; u < unroll; ++u)
-            packed_stretch(&walk, block + u * walk.stretch, w.bits, tokens, prefetch);
-  ROLLED for (; block < walk.blocks; block += walk.stretch)
-      packed_stretch(&walk, block, w.bits, tokens, prefetch);
-  UNROLL for (int t = 0; t < tokens; ++t) store_f32(out + t * MOEPLAN_LANES, walk.sum[t]);
+  const int64_t lane = row % MOEPLAN_TILE_ROWS;
+  const int64_t blocks = packed_blocks(w), group_blocks = packed_group_blocks(w);
+  const int64_t chunk_blocks = MOEPLAN_CHUNK_GROUPS * group_blocks;
+  const int64_t stretch = group_blocks < most_blocks ? group_blocks : (int64_t)most_blocks;
+  const char *at = packed_tile(w, row / MOEPLAN_TILE_ROWS);
+  vfloat sum[8];
+  UNROLL for (int t = 0; t < tokens; ++t) sum[t] = (vfloat){0};
+  int64_t chunk = 0;
+  /* Whole chunks, whose stretches are whole too. */
+  ROLLED for (; chunk + chunk_blocks <= blocks; chunk += chunk_blocks) {
+    const char *codes = at + 4 * lane;
+    const uint8_t *groups = (const uint8_t *)at + chunk_blocks * w.bits * WORD_BYTES + lane;
+#define STRETCH(b)                                                                                 \
+  packed_stretch(codes + (b) * w.bits * WORD_BYTES, groups + (b) / group_blocks * GROUP_BYTES, x,  \
+                 chunk + (b), stretch, w.bits, tokens, prefetch, sum)
+    if (unroll > 1)
+      UNROLL for (int64_t b = 0; b < chunk_blocks; b += stretch) STRETCH(b);
+    else
+      ROLLED for (int64_t b = 0; b < chunk_blocks; b += stretch) STRETCH(b);
+#undef STRETCH
+    at += chunk_blocks * w.bits * WORD_BYTES + MOEPLAN_CHUNK_GROUPS * GROUP_BYTES;
+  }
+  const int64_t rest = blocks - chunk;
+  const uint8_t *groups = (const uint8_t *)at + rest * w.bits * WORD_BYTES + lane;
+  ROLLED for (int64_t b = 0; b < rest; b += stretch) packed_stretch(
+      at + 4 * lane + b * w.bits * WORD_BYTES, groups + b / group_blocks * GROUP_BYTES, x,
+      chunk + b, b + stretch < rest ? stretch : rest - b, w.bits, tokens, prefetch, sum);
+  UNROLL for (int t = 0; t < tokens; ++t) store_f32(out + t * MOEPLAN_LANES, sum[t]);
 }
 
 /* out[t][r] = sum over `pairs` (an even number) of pairs of bf16: w.lo x.lo + w.hi x.hi, with the
@@ -175,17 +176,24 @@ INLINE void pair_dot_tile(const void *w, int64_t columns, const char *const *x, 
 
 /* One element. */
 INLINE float packed_element(packed_weight w, int64_t row, int64_t k) {
-  const int64_t tile = row / MOEPLAN_TILE_ROWS, lane = row % MOEPLAN_TILE_ROWS;
+  const int64_t lane = row % MOEPLAN_TILE_ROWS;
+  const int64_t chunk_blocks = MOEPLAN_CHUNK_GROUPS * packed_group_blocks(w);
+  const int64_t block = k / MOEPLAN_BLOCK_COLUMNS, chunk = block / chunk_blocks;
+  const int64_t left = packed_blocks(w) - chunk * chunk_blocks;
+  const char *at =
+      packed_tile(w, row / MOEPLAN_TILE_ROWS) +
+      chunk * (chunk_blocks * w.bits * WORD_BYTES + MOEPLAN_CHUNK_GROUPS * GROUP_BYTES);
   const uint32_t *words =
-      packed_codes(w, tile) + k / MOEPLAN_BLOCK_COLUMNS * w.bits * MOEPLAN_TILE_ROWS + lane;
+      (const uint32_t *)(at + (block - chunk * chunk_blocks) * w.bits * WORD_BYTES) + lane;
   const int quad = (int)(k % MOEPLAN_BLOCK_COLUMNS / 4), byte = 8 * (int)(k % 4);
   uint32_t code =
       words[packed_word(w.bits, quad) * MOEPLAN_TILE_ROWS] >> (byte + packed_shift(w.bits, quad));
   if (w.bits == 3)
     code = (code & 3) | ((words[2 * MOEPLAN_TILE_ROWS] >> (byte + quad) & 1) << 2);
   code &= (1u << w.bits) - 1;
-  const uint8_t *group =
-      packed_scales(w, tile) + (k >> w.group_shift) * 2 * MOEPLAN_TILE_ROWS + lane;
+  const uint8_t *group = (const uint8_t *)at +
+                         (left < chunk_blocks ? left : chunk_blocks) * w.bits * WORD_BYTES +
+                         (k >> w.group_shift) % MOEPLAN_CHUNK_GROUPS * GROUP_BYTES + lane;
   const uint32_t scale_bits = ((uint32_t)group[0] << 20) + MOEPLAN_SCALE_BIAS;
   float scale;
   __builtin_memcpy(&scale, &scale_bits, 4);

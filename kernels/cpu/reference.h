@@ -27,6 +27,7 @@ static inline uint16_t reference_to_bf16(float value) {
  */
 static inline double reference_element(int64_t format, const void *w, int64_t rows, int64_t columns,
                                        int64_t row, int64_t column) {
+  (void)rows;
   if (format == MOEPLAN_FORMAT_F32)
     return ((const float *)w)[row * columns + column];
   if (format == MOEPLAN_FORMAT_BF16) {
@@ -36,19 +37,23 @@ static inline double reference_element(int64_t format, const void *w, int64_t ro
   }
   const int64_t bits = moeplan_format_bits((unsigned)format);
   const int64_t group_size = moeplan_format_group_size((unsigned)format);
-  const int64_t tiles = (rows + 15) / 16, blocks = (columns + 31) / 32;
-  const int64_t groups = (columns + group_size - 1) / group_size;
-  const uint8_t *bytes = (const uint8_t *)w;
+  const int64_t blocks = (columns + 31) / 32, groups = (columns + group_size - 1) / group_size;
+  const uint8_t *tile = (const uint8_t *)w + row / 16 * (blocks * bits * 64 + groups * 32);
+  /* Chunk by chunk: the codes of two groups, their scales and zeros. */
+  const int64_t chunk = column / (2 * group_size), chunk_blocks = 2 * group_size / 32;
+  const int64_t blocks_left = blocks - chunk * chunk_blocks;
+  const int64_t blocks_here = blocks_left < chunk_blocks ? blocks_left : chunk_blocks;
+  const uint8_t *bytes = tile + chunk * (chunk_blocks * bits * 64 + 64);
   /* Byte of word i of this row and block that belongs to the column. */
-  const int64_t first = ((row / 16 * blocks + column / 32) * bits * 16 + row % 16) * 4 + column % 4;
+  const int64_t first =
+      (column / 32 - chunk * chunk_blocks) * bits * 64 + row % 16 * 4 + column % 4;
   const int64_t q = column % 32 / 4;
   int code;
   if (bits == 3)
     code = (bytes[first + q / 4 * 64] >> 2 * (q % 4) & 3) + (bytes[first + 2 * 64] >> q & 1) * 4;
   else
     code = bytes[first + q / (8 / bits) * 64] >> bits * (q % (8 / bits)) & ((1 << bits) - 1);
-  const uint8_t *group = bytes + tiles * blocks * bits * 64 +
-                         (row / 16 * groups + column / group_size) * 32 + row % 16;
+  const uint8_t *group = bytes + blocks_here * bits * 64 + column / group_size % 2 * 32 + row % 16;
   const double scale = ldexp(1 + (group[0] & 7) / 8.0, (group[0] >> 3) - 24);
   return scale * (code - group[16] * ldexp(1, (int)bits - 8));
 }
@@ -65,7 +70,8 @@ static inline double reference_dot(int64_t format, const void *w, int64_t rows, 
 /* Operands, read and written as operand.h describes them. */
 
 static inline int64_t reference_form_begin(int64_t forms, int64_t form, int64_t columns) {
-  const int64_t f32 = (columns * 4 + 63) / 64 * 64, bf16 = ((columns + 31) / 32 * 64 + 63) / 64 * 64;
+  const int64_t f32 = (columns * 4 + 63) / 64 * 64,
+                bf16 = ((columns + 31) / 32 * 64 + 63) / 64 * 64;
   return form == MOEPLAN_FORM_F32    ? 0
          : form == MOEPLAN_FORM_BF16 ? (forms & 1 ? f32 : 0)
                                      : (forms & 1 ? f32 : 0) + (forms & 2 ? bf16 : 0);
@@ -74,7 +80,8 @@ static inline int64_t reference_form_begin(int64_t forms, int64_t form, int64_t 
 static inline char *reference_operand_row(const void *operand, int64_t row, int64_t forms,
                                           int64_t columns) {
   const int64_t q8 = ((columns + 31) / 32 * 40 + 63) / 64 * 64;
-  const int64_t bytes = reference_form_begin(forms, MOEPLAN_FORM_Q8, columns) + (forms & 4 ? q8 : 0);
+  const int64_t bytes =
+      reference_form_begin(forms, MOEPLAN_FORM_Q8, columns) + (forms & 4 ? q8 : 0);
   return (char *)operand + row * bytes;
 }
 
@@ -107,8 +114,7 @@ static inline void reference_store_operand(char *row, int64_t forms, int64_t col
   if (forms & MOEPLAN_FORM_F32)
     memcpy((float *)row + begin, values, (size_t)(end - begin) * 4);
   if (forms & MOEPLAN_FORM_BF16) {
-    uint16_t *target =
-        (uint16_t *)(row + reference_form_begin(forms, MOEPLAN_FORM_BF16, columns));
+    uint16_t *target = (uint16_t *)(row + reference_form_begin(forms, MOEPLAN_FORM_BF16, columns));
     for (int64_t k = begin; k < end || (end == columns && k % 32); ++k)
       target[k] = k < end ? reference_to_bf16(values[k - begin]) : 0;
   }

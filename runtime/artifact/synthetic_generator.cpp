@@ -12,6 +12,8 @@ namespace {
 
 /// Bytes of a pool of numbers: with the memory it is copied to, it stays in a core's cache.
 constexpr uint64_t kPoolBytes = 512 << 10;
+/// Of packed formats; long rows make larger pools.
+constexpr uint64_t kLeastTilesPerPool = 4;
 /// Blocks of a pool's length. One block begins at any unit that leaves room for it.
 constexpr uint64_t kBlocksPerPool = 16;
 /// Bytes between two places of a pool of numbers without scales where blocks may begin.
@@ -81,11 +83,11 @@ SyntheticGenerator::Kind SyntheticGenerator::kindOf(const SyntheticWeight &weigh
 void SyntheticGenerator::prepare(const SyntheticWeight &weight) {
   if (!pools_.contains(kindOf(weight)))
     pools_.emplace(kindOf(weight),
-                   weight.format->isPacked() ? packedPools(weight) : elementPools(weight));
+                   weight.format->isPacked() ? packedPool(weight) : elementPool(weight));
 }
 
 /// float32, or the upper half of it rounded to nearest: bf16.
-SyntheticGenerator::Pools SyntheticGenerator::elementPools(const SyntheticWeight &weight) const {
+SyntheticGenerator::Pool SyntheticGenerator::elementPool(const SyntheticWeight &weight) const {
   const double mean = weight.isVector ? 1 : 0, deviation = deviationOf(weight);
   const uint64_t size = weight.format->bits / 8;
   Random random(mix(seed_ ^ weight.format->id));
@@ -96,17 +98,15 @@ SyntheticGenerator::Pools SyntheticGenerator::elementPools(const SyntheticWeight
       bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     std::memcpy(pool.bytes.data() + at, &bits, size);
   }
-  return {std::move(pool), {}};
+  return pool;
 }
 
-/// A packed matrix of rounded numbers, cut into its codes and its scales.
-SyntheticGenerator::Pools SyntheticGenerator::packedPools(const SyntheticWeight &weight) const {
+/// Whole tiles of rounded numbers: within them codes and scales have their places.
+SyntheticGenerator::Pool SyntheticGenerator::packedPool(const SyntheticWeight &weight) const {
   const FormatInfo &format = *weight.format;
-  // The least that has whole words of codes and whole rows of scales.
-  const WeightShape unit{format.bits, format.groupSize, MOEPLAN_TILE_ROWS, format.groupSize};
-  const uint64_t unitCodes = tiled::codeBytes(unit), unitScales = *tiled::bytes(unit) - unitCodes;
-  WeightShape shape = unit;
-  shape.columns *= kPoolBytes / unitCodes;
+  WeightShape shape{format.bits, format.groupSize, MOEPLAN_TILE_ROWS, weight.columns};
+  const uint64_t tileBytes = tiled::tileBytes(shape);
+  shape.rows *= std::max<uint64_t>(kPoolBytes / tileBytes, kLeastTilesPerPool);
 
   const uint32_t levels = 1u << format.bits;
   const double middle = (levels - 1) / 2.0, step = 2 * kCodeRange / (levels - 1);
@@ -138,30 +138,16 @@ SyntheticGenerator::Pools SyntheticGenerator::packedPools(const SyntheticWeight 
   std::vector<uint8_t> packed(*tiled::bytes(shape));
   format.packing->pack(shape, {codes.data(), scales.data(), zeros.data()}, packed.data());
   const auto *begin = reinterpret_cast<const std::byte *>(packed.data());
-  auto pool = [](const std::byte *first, const std::byte *last, uint64_t unitBytes) {
-    const auto bytes = uint64_t(last - first);
-    return Pool{{first, last}, unitBytes, bytes / kBlocksPerPool / unitBytes * unitBytes};
-  };
-  const std::byte *border = begin + tiled::codeBytes(shape);
-  return {pool(begin, border, unitCodes), pool(border, begin + packed.size(), unitScales)};
+  return Pool{{begin, begin + packed.size()}, tileBytes, tileBytes};
 }
 
 void SyntheticGenerator::fill(const SyntheticWeight &weight, uint64_t begin,
                               std::span<std::byte> out) const {
-  const Pools &pools = pools_.at(kindOf(weight));
+  const Pool &pool = pools_.at(kindOf(weight));
   uint64_t key = XXH3_64bits_withSeed(weight.name.data(), weight.name.size(), seed_);
   for (uint64_t value : {uint64_t(weight.format->id), weight.rows, weight.columns})
     key = mix(key + kGolden + value);
-  if (weight.format->isPacked()) {
-    const uint64_t codes = tiled::codeBytes(
-        {weight.format->bits, weight.format->groupSize, weight.rows, weight.columns});
-    const uint64_t scalesBegin = std::max(begin, codes);
-    if (const uint64_t end = begin + out.size(); end > scalesBegin) {
-      pools.scales.copy(mix(key), scalesBegin - codes, out.last(end - scalesBegin));
-      out = out.first(scalesBegin - begin);
-    }
-  }
-  pools.numbers.copy(key, begin, out);
+  pool.copy(key, begin, out);
 }
 
 void SyntheticGenerator::Pool::copy(uint64_t key, uint64_t begin, std::span<std::byte> out) const {

@@ -43,10 +43,6 @@ private:
 
     void copy(uint64_t key, uint64_t begin, std::span<std::byte> out) const;
   };
-  struct Pools {
-    Pool numbers; ///< or codes
-    Pool scales;  ///< and zeros, of packed formats
-  };
   struct Kind {
     moeplan_format format;
     bool isVector;
@@ -54,11 +50,11 @@ private:
     auto operator<=>(const Kind &) const = default;
   };
   static Kind kindOf(const SyntheticWeight &weight);
-  Pools elementPools(const SyntheticWeight &weight) const;
-  Pools packedPools(const SyntheticWeight &weight) const;
+  Pool elementPool(const SyntheticWeight &weight) const;
+  Pool packedPool(const SyntheticWeight &weight) const;
 
   uint64_t seed_;
-  std::map<Kind, Pools> pools_;
+  std::map<Kind, Pool> pools_;
 };
 
 } // namespace moeplan
