@@ -1,4 +1,5 @@
 #include "runtime/api/handles.h"
+#include "runtime/device/arithmetic_peak.h"
 #include "runtime/device/bandwidth.h"
 
 #include <algorithm>
@@ -138,6 +139,17 @@ moeplan_status *moeplan_measure_read_bandwidth(uint32_t threads, uint64_t bytes,
     if (!bytes_per_second)
       return nullArgument("bytes_per_second");
     MOEPLAN_ASSIGN(*bytes_per_second, measureReadBandwidth(threads, bytes, repetitions));
+    return {};
+  });
+}
+
+moeplan_status *moeplan_measure_arithmetic_peak(moeplan_arithmetic arithmetic, uint32_t threads,
+                                                uint32_t repetitions,
+                                                double *operations_per_second) {
+  return guard([&]() -> Status {
+    if (!operations_per_second)
+      return nullArgument("operations_per_second");
+    MOEPLAN_ASSIGN(*operations_per_second, measureArithmeticPeak(arithmetic, threads, repetitions));
     return {};
   });
 }

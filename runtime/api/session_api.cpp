@@ -56,6 +56,30 @@ moeplan_status *moeplan_session_append(moeplan_session *session, const int32_t *
   });
 }
 
+moeplan_status *moeplan_session_append_counted(moeplan_session *session, const int32_t *tokens,
+                                               size_t count, size_t logits_count,
+                                               moeplan_work *work) {
+  return guard([&]() -> Status {
+    if (!session || (!tokens && count > 0) || !work)
+      return nullArgument(!session ? "session" : !work ? "work" : "tokens");
+    MOEPLAN_ASSIGN(*work, session->session->appendCounted({tokens, count}, logits_count));
+    return {};
+  });
+}
+
+moeplan_status *moeplan_session_measure_kernels(moeplan_session *session, const int32_t *tokens,
+                                                size_t count, size_t logits_count,
+                                                uint32_t repetitions, char **json) {
+  return guard([&]() -> Status {
+    if (!session || (!tokens && count > 0) || !json)
+      return nullArgument(!session ? "session" : !json ? "json" : "tokens");
+    MOEPLAN_ASSIGN(const std::vector<KernelTime> times,
+                   session->session->measureKernels({tokens, count}, logits_count, repetitions));
+    *json = strdup(describeKernelTimes(times).c_str());
+    return *json ? Status() : exhausted("out of memory");
+  });
+}
+
 const float *moeplan_session_logits(const moeplan_session *session, size_t index) {
   return session ? session->session->logits(index) : nullptr;
 }

@@ -10,13 +10,6 @@ namespace moeplan {
 
 namespace {
 
-std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_view name) {
-  for (const fb::Constant *constant : *kernel.constants())
-    if (constant->name()->string_view() == name && !constant->is_real())
-      return constant->integer();
-  return std::nullopt;
-}
-
 std::string nameOf(fb::Format format) {
   const FormatInfo *info = findFormat(uint32_t(format));
   return info ? std::string(info->name) : "of no format";
@@ -71,6 +64,13 @@ Status checkExperts(const fb::Artifact &artifact, const fb::Plan &plan, const fb
 }
 
 } // namespace
+
+std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_view name) {
+  for (const fb::Constant *constant : *kernel.constants())
+    if (constant->name()->string_view() == name && !constant->is_real())
+      return constant->integer();
+  return std::nullopt;
+}
 
 std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel) {
   const ExpertKernel *known = findExpertKernel(kernel.implementation()->string_view());

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 namespace moeplan {
 
@@ -18,6 +19,9 @@ struct ExpertAccess {
   bool reads(Linear linear) const { return kernel->reads(linear); }
   bool has(fb::Format format) const { return formats >> static_cast<unsigned>(format) & 1; }
 };
+
+/// The value of a kernel's constant `name`; nothing where it has none that is an integer.
+std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_view name);
 
 /// Nothing where `kernel` is none of the kernels that read expert tables, or states no formats.
 std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel);

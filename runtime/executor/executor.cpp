@@ -1,6 +1,7 @@
 #include "runtime/executor/executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -101,39 +102,55 @@ void BoundProgram::pointToLogits(const moeplan_step &step, float *logits) {
     operands_[operand] = reinterpret_cast<void *>(logitsBase); // NOLINT(performance-no-int-to-ptr)
 }
 
-/// `count` phases from `first` on, for one step.
+/// Phases of a program for one step.
 class BoundProgram::StepPhases : public Phases {
 public:
-  StepPhases(const BoundProgram &program, const moeplan_step &step, size_t first, size_t count)
-      : program_(program), step_(step), first_(static_cast<uint32_t>(first)),
-        count_(static_cast<uint32_t>(count)) {}
+  StepPhases(const BoundProgram &program, const moeplan_step &step, std::span<const Phase> phases)
+      : program_(program), step_(step), phases_(phases) {}
 
-  uint32_t count() const override { return count_; }
-  uint32_t tiles(uint32_t phase) const override {
-    return program_.phases_[first_ + phase].tilesIn(step_);
-  }
+  uint32_t count() const override { return static_cast<uint32_t>(phases_.size()); }
+  uint32_t tiles(uint32_t phase) const override { return phases_[phase].tilesIn(step_); }
   void run(uint32_t phase, TileRange range) override {
-    program_.runTiles(program_.phases_[first_ + phase], range, step_);
+    program_.runTiles(phases_[phase], range, step_);
   }
 
 private:
   const BoundProgram &program_;
   const moeplan_step &step_;
-  uint32_t first_, count_;
+  std::span<const Phase> phases_;
 };
 
 void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits,
                        DispatchObserver *observer) {
   pointToLogits(step, logits);
   if (!observer) {
-    StepPhases all(*this, step, 0, phases_.size());
+    StepPhases all(*this, step, phases_);
     pool.run(all);
     return;
   }
-  for (size_t phase = 0; phase < phases_.size(); ++phase) {
-    StepPhases one(*this, step, phase, 1);
+  for (const Phase &phase : phases_) {
+    StepPhases one(*this, step, {&phase, 1});
     pool.run(one);
-    observe(phases_[phase], step, *observer);
+    observe(phase, step, *observer);
+  }
+}
+
+BoundProgram::Phase BoundProgram::phaseOf(uint32_t command) const {
+  const auto [tiles, perToken] = std::pair(commands_[command].tiles, commands_[command].perToken);
+  return {command, command + 1, perToken ? 0 : tiles, perToken ? tiles : 0};
+}
+
+void BoundProgram::runOneByOne(ThreadPool &pool, const moeplan_step &step, float *logits,
+                               DispatchTimer &timer) {
+  pointToLogits(step, logits);
+  for (uint32_t command = 0; command < commands_.size(); ++command) {
+    const Phase phase = phaseOf(command);
+    StepPhases one(*this, step, {&phase, 1});
+    const auto begin = std::chrono::steady_clock::now();
+    pool.run(one);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    timer.took(commands_[command].dispatch, seconds.count());
+    observe(phase, step, timer);
   }
 }
 

@@ -33,6 +33,13 @@ public:
                              const moeplan_step &step) = 0;
 };
 
+/// Is told besides what each dispatch has taken, when it ran with nothing beside it.
+class DispatchTimer : public DispatchObserver {
+public:
+  /// Called before afterDispatch(). `dispatch` is null for a copy.
+  virtual void took(const fb::Dispatch *dispatch, double seconds) = 0;
+};
+
 /// One program with every operand resolved to an address and every kernel to its code. Built once
 /// per session; running it allocates nothing.
 class BoundProgram {
@@ -49,6 +56,9 @@ public:
   /// `observer` may be null.
   void run(ThreadPool &pool, const moeplan_step &step, float *logits,
            DispatchObserver *observer = nullptr);
+
+  /// The same results, with each command in a phase of its own, so that each can be timed.
+  void runOneByOne(ThreadPool &pool, const moeplan_step &step, float *logits, DispatchTimer &timer);
 
 private:
   /// A dispatch, or a copy where `kernel` is null (operands: target, source).
@@ -71,6 +81,8 @@ private:
     }
   };
   class StepPhases;
+
+  Phase phaseOf(uint32_t command) const;
 
   Status addPhase(uint32_t begin, uint32_t end);
   void pointToLogits(const moeplan_step &step, float *logits);

@@ -4,6 +4,7 @@
 #include "kv_formats.h"
 #include "runtime/device/affinity.h"
 #include "runtime/device/cpu_features.h"
+#include "runtime/executor/work.h"
 
 #include <algorithm>
 #include <cstring>
@@ -137,9 +138,9 @@ Status Session::replaceExpertWeight(uint32_t layer, uint32_t expert, Linear line
 Status Session::allocate() {
   const fb::Model &model = artifact_.model();
   uint64_t kvBytes = 0;
-  const auto layerBytes = moeplan::kvLayerBytes(
-      static_cast<moeplan_kv_format>(model.kv_cache_format()), contextLength_,
-      model.num_key_value_heads(), model.head_dim());
+  const auto layerBytes =
+      moeplan::kvLayerBytes(static_cast<moeplan_kv_format>(model.kv_cache_format()), contextLength_,
+                            model.num_key_value_heads(), model.head_dim());
   if (!layerBytes || __builtin_mul_overflow(*layerBytes, uint64_t(model.num_layers()), &kvBytes))
     return exhausted("the KV cache exceeds the address space");
   kvLayerBytes_ = *layerBytes;
@@ -173,7 +174,8 @@ BoundProgram &Session::programFor(size_t tokens) {
   return programs_.back();
 }
 
-Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
+template <typename Run>
+Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run) {
   if (tokens.empty() || logitsCount > tokens.size())
     return invalidArgument("append needs at least one token and no more logits than tokens");
   const auto vocabSize = static_cast<int32_t>(artifact_.model().vocab_size());
@@ -203,11 +205,42 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
     const moeplan_step step{static_cast<uint32_t>(count), static_cast<uint32_t>(skipped), position_,
                             kvCapacity(contextLength_)};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
-    program.run(pool_, step, logits_.data() + row * vocabSize, observer_);
+    run(program, step, logits_.data() + row * vocabSize);
     position_ += static_cast<uint32_t>(count);
     done += count;
   }
   return {};
+}
+
+Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
+  return appendWith(tokens, logitsCount,
+                    [&](BoundProgram &program, const moeplan_step &step, float *logits) {
+                      program.run(pool_, step, logits, observer_);
+                    });
+}
+
+Result<moeplan_work> Session::appendCounted(std::span<const int32_t> tokens, size_t logitsCount) {
+  WorkCounter counter(artifact_.metadata());
+  MOEPLAN_TRY(appendWith(tokens, logitsCount,
+                         [&](BoundProgram &program, const moeplan_step &step, float *logits) {
+                           program.run(pool_, step, logits, &counter);
+                         }));
+  return counter.work();
+}
+
+Result<std::vector<KernelTime>> Session::measureKernels(std::span<const int32_t> tokens,
+                                                        size_t logitsCount, uint32_t repetitions) {
+  if (repetitions == 0)
+    return invalidArgument("measuring kernels needs a repetition");
+  KernelTimer timer(artifact_.metadata(), repetitions);
+  MOEPLAN_TRY(appendWith(tokens, logitsCount,
+                         [&](BoundProgram &program, const moeplan_step &step, float *logits) {
+                           for (uint32_t repetition = 0; repetition <= repetitions; ++repetition) {
+                             timer.beginRepetition(repetition);
+                             program.runOneByOne(pool_, step, logits, timer);
+                           }
+                         }));
+  return timer.times();
 }
 
 const float *Session::logits(size_t index) const {

@@ -8,6 +8,7 @@
 #include "runtime/device/memory.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/executor/executor.h"
+#include "runtime/session/kernel_times.h"
 #include "runtime/support/status.h"
 
 #include <memory>
@@ -34,6 +35,11 @@ public:
 
   /// See moeplan_session_append().
   Status append(std::span<const int32_t> tokens, size_t logitsCount);
+  /// See moeplan_session_append_counted().
+  Result<moeplan_work> appendCounted(std::span<const int32_t> tokens, size_t logitsCount);
+  /// See moeplan_session_measure_kernels().
+  Result<std::vector<KernelTime>> measureKernels(std::span<const int32_t> tokens,
+                                                 size_t logitsCount, uint32_t repetitions);
   /// Row `index` of the last append's logits, float32 [vocab_size]; null where there is none.
   const float *logits(size_t index) const;
 
@@ -63,6 +69,10 @@ private:
   Status allocate();
   Status bindPrograms(const std::vector<moeplan_kernel_fn> &kernels);
   BoundProgram &programFor(size_t tokens);
+  /// append(), where `run` runs a program for a step: (BoundProgram &, const moeplan_step &, float
+  /// *logits).
+  template <typename Run>
+  Status appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run);
 
   const Artifact &artifact_;
   const fb::Plan &plan_;

@@ -212,6 +212,50 @@ MOEPLAN_EXPORT moeplan_status *moeplan_measure_read_bandwidth(uint32_t threads, 
                                                               uint32_t repetitions,
                                                               double *bytes_per_second);
 
+/* The arithmetic of a matrix product: what its weights are multiplied in. */
+typedef enum moeplan_arithmetic {
+  MOEPLAN_ARITHMETIC_F32 = 0,  /* float32 weights */
+  MOEPLAN_ARITHMETIC_BF16 = 1, /* bf16 weights, float32 sums */
+  MOEPLAN_ARITHMETIC_INT8 = 2  /* packed weights: 8-bit codes, 32-bit sums */
+} moeplan_arithmetic;
+
+/* Operations per second, a multiplication and an addition being two, that `threads` threads together
+ * do in registers with the best instruction this CPU has for `arithmetic`: the best of `repetitions`
+ * loops of some milliseconds. Where it has none for bf16 it is the peak of float32. */
+MOEPLAN_EXPORT moeplan_status *
+moeplan_measure_arithmetic_peak(moeplan_arithmetic arithmetic, uint32_t threads,
+                                uint32_t repetitions, double *operations_per_second);
+
+/* What computing has to read and to do at least: weights once per run of a program, those of experts
+ * only where a token was routed to them, of the embedding the rows of the distinct tokens; keys and
+ * values once; a multiplication and an addition of a matrix product as two operations. Rows without
+ * logits are left out where the program leaves them out, behind the keys and values of the last
+ * layer. Activations and what is done to them elementwise is not counted. */
+typedef struct moeplan_work {
+  uint64_t weight_bytes;
+  uint64_t cache_bytes; /* read from the KV cache */
+  uint64_t f32_operations;
+  uint64_t bf16_operations;
+  uint64_t int8_operations;
+} moeplan_work;
+
+/* moeplan_session_append(), and what it took. Slower: not for timed runs. */
+MOEPLAN_EXPORT moeplan_status *moeplan_session_append_counted(moeplan_session *session,
+                                                              const int32_t *tokens, size_t count,
+                                                              size_t logits_count,
+                                                              moeplan_work *work);
+
+/* moeplan_session_append(), with every kernel timed while nothing runs beside it. Each of the
+ * programs that the tokens go through runs 1 + `repetitions` times, so that a kernel's dispatches
+ * have the operands, the routing and the weights of all layers that they have in earnest; the first
+ * run is a warm-up. `*json` is an array of an object for each kernel, in the order in which they
+ * first run: "kernel", "implementation", "dispatches", "seconds" (of all its dispatches for these
+ * tokens, the median of the repetitions) and the fields of moeplan_work. Copies are the kernel
+ * "copy". The string is released with moeplan_string_free(). */
+MOEPLAN_EXPORT moeplan_status *
+moeplan_session_measure_kernels(moeplan_session *session, const int32_t *tokens, size_t count,
+                                size_t logits_count, uint32_t repetitions, char **json);
+
 #ifdef __cplusplus
 }
 #endif

@@ -142,11 +142,14 @@ TEST_F(ApiTest, NullArgumentsAreRefusedOrIgnored) {
   size_t count = 0;
   char *json = nullptr;
   const char *text = nullptr;
+  moeplan_work work{};
   const SessionHandle good = createSession(artifact);
   for (moeplan_status *status :
-       {moeplan_artifact_open(nullptr, &opened), moeplan_artifact_open("x", nullptr),
+       {moeplan_artifact_open(nullptr, &opened),
+        moeplan_artifact_open("x", nullptr),
         moeplan_artifact_verify(nullptr, nullptr, nullptr),
-        moeplan_artifact_inspect(nullptr, &json), moeplan_artifact_inspect(artifact, nullptr),
+        moeplan_artifact_inspect(nullptr, &json),
+        moeplan_artifact_inspect(artifact, nullptr),
         moeplan_tokenize(nullptr, "a", 1, true, &tokens, &count),
         moeplan_tokenize(artifact, nullptr, 1, true, &tokens, &count),
         moeplan_tokenize(artifact, "a", 1, true, nullptr, &count),
@@ -159,6 +162,13 @@ TEST_F(ApiTest, NullArgumentsAreRefusedOrIgnored) {
         moeplan_session_create(artifact, nullptr, nullptr),
         moeplan_session_append(nullptr, &token, 1, 1),
         moeplan_session_append(good.get(), nullptr, 1, 1),
+        moeplan_session_append_counted(nullptr, &token, 1, 1, &work),
+        moeplan_session_append_counted(good.get(), nullptr, 1, 1, &work),
+        moeplan_session_append_counted(good.get(), &token, 1, 1, nullptr),
+        moeplan_session_measure_kernels(nullptr, &token, 1, 1, 1, &json),
+        moeplan_session_measure_kernels(good.get(), nullptr, 1, 1, 1, &json),
+        moeplan_session_measure_kernels(good.get(), &token, 1, 1, 1, nullptr),
+        moeplan_measure_arithmetic_peak(MOEPLAN_ARITHMETIC_F32, 1, 1, nullptr),
         moeplan_sampler_create(nullptr, 10, nullptr),
         moeplan_measure_read_bandwidth(1, 4096, 1, nullptr)})
     expectFailure(status, MOEPLAN_INVALID_ARGUMENT, "NULL");

@@ -226,6 +226,37 @@ TEST_F(ExecutorTest, AnObserverSeesEachDispatchInOrderBetweenItsPhaseAndTheNext)
   }
 }
 
+/// Notes, for each command that was timed, its number of tiles; 0 for a copy.
+class RecordingTimer : public DispatchTimer {
+public:
+  void took(const fb::Dispatch *dispatch, double seconds) override {
+    EXPECT_GE(seconds, 0);
+    timed.push_back(dispatch ? dispatch->tiles() : 0);
+  }
+  void afterDispatch(const fb::Dispatch &dispatch, std::span<void *const>,
+                     const moeplan_step &) override {
+    EXPECT_EQ(timed.back(), dispatch.tiles());
+    ++dispatches;
+  }
+  std::vector<uint32_t> timed;
+  uint32_t dispatches = 0;
+};
+
+TEST_F(ExecutorTest, CommandsRunOneByOneDoTheSameAndAreEachTimed) {
+  ThreadPool threaded(2);
+  BoundProgram program =
+      bind({dispatch(kCountTiles, 64, {arena(0, 256)}),
+            dispatch(kCountTiles, 3, {arena(256, 256)}, /*perToken=*/true), barrier(),
+            dispatch(kSumBehind, 8, {arena(512, 32), arena(0, 256, Access::read)}),
+            copy(arena(256, 48), arena(1024, 48))});
+  RecordingTimer timer;
+  program.runOneByOne(threaded, step, nullptr, timer);
+  EXPECT_EQ(timer.timed, (std::vector<uint32_t>{64, 3, 8, 0}));
+  EXPECT_EQ(timer.dispatches, 3u);
+  EXPECT_EQ(std::accumulate(inArena<uint32_t>(1024), inArena<uint32_t>(1072), 0u), 3 * kMaxTokens);
+  EXPECT_EQ(inArena<uint32_t>(512)[7], 64u);
+}
+
 TEST_F(ExecutorTest, APhaseWithMoreTilesThanCanBeCountedIsRefused) {
   constexpr uint32_t kMost = 1 << 24; // that an artifact may have in one command
   std::vector<CommandDraft> commands(
