@@ -52,10 +52,13 @@ constexpr uint64_t kSums = 12;
     MOEPLAN_EACH_SUM(MOEPLAN_END)                                                                  \
   }
 
-// What the compiler makes of the baseline's vectors of 16 bytes.
+// What the compiler makes of the baseline's vectors of 16 bytes. A product would be computed once
+// for all sums if `a` did not seem to change.
 typedef float FourFloats __attribute__((vector_size(16)));
 typedef uint16_t EightShorts __attribute__((vector_size(16)));
-#define MOEPLAN_STEP(k) sums[k] += a * b;
+#define MOEPLAN_STEP(k)                                                                            \
+  MOEPLAN_HIDE(a);                                                                                 \
+  sums[k] += a * b;
 MOEPLAN_PEAK_LOOP(portableF32, , FourFloats, MOEPLAN_STEP)
 MOEPLAN_PEAK_LOOP(portableInt8, , EightShorts, MOEPLAN_STEP)
 #undef MOEPLAN_STEP
@@ -84,7 +87,7 @@ MOEPLAN_PEAK_LOOP(avx512Int8, MOEPLAN_TARGET("avx512f,avx512vnni"), __m512i, MOE
 MOEPLAN_PEAK_LOOP(avxVnniInt8, MOEPLAN_TARGET("avx2,avxvnni"), __m256i, MOEPLAN_STEP)
 #undef MOEPLAN_STEP
 
-// Three instructions, the first two of which would be computed once if `a` did not seem to change.
+// Three instructions, the first two of which would be computed once, too.
 #define MOEPLAN_STEP(k)                                                                            \
   MOEPLAN_HIDE(a);                                                                                 \
   sums[k] = _mm256_add_epi32(sums[k],                                                              \
