@@ -56,12 +56,12 @@ enum moeplan_format {
  *
  * Every element is exact in float32: code - zero has 9 significant bits, a scale 4.
  *
- * A weight [rows, columns] is cut into tiles of 16 rows, a tile into chunks of two groups of
- * columns and those into blocks of 32; rows and columns are padded with zeros at the end. A tile is
- * one run of memory, which is read from the front to the back: of each chunk first the codes of its
- * blocks, then the scales and zeros of its groups. Behind the last chunk of a tile the next one
- * begins. A whole chunk has a multiple of 64 bytes; the last of a tile may have fewer blocks, and
- * one group.
+ * A weight [rows, columns] is cut into tiles of 16 rows, a tile into groups of columns and those
+ * into blocks of 32; rows and columns are padded with zeros at the end. A tile is one run of memory,
+ * which is read from the front to the back: of each group first the codes of its blocks, then its
+ * scales and zeros. (A second stream of scales, or scales that are read before what lies in front of
+ * them, cost a fifth of the read bandwidth: kernels/cpu/README.md.) The last group of a tile may have
+ * fewer blocks. Behind it the next tile begins.
  *
  *   codes   uint32 [blocks][bits][16 rows]: `bits` words hold the 32 codes of a row. Byte b of each
  *           belongs to columns 4 q + b, so that a shift and a mask give the four codes of the
@@ -70,11 +70,10 @@ enum moeplan_format {
  *             4 bits   word q / 2, bits 4 (q % 2) of each byte
  *             2 bits   word q / 4, bits 2 (q % 4) of each byte
  *             3 bits   the lower two as above; the upper one in word 2, bit q of each byte
- *   scales  uint8 [groups][2][16 rows]: the scales of a group, then its zeros
+ *   scales  uint8 [2][16 rows]: the scales, then the zeros
  */
 #define MOEPLAN_TILE_ROWS 16
 #define MOEPLAN_BLOCK_COLUMNS 32
-#define MOEPLAN_CHUNK_GROUPS 2
 #define MOEPLAN_SCALE_BIAS (103u << 23)
 
 /* bf16 weights [rows, columns] lie in the same tiles of 16 rows: [tiles][pairs][16 rows][2], a pair

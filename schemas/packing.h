@@ -121,7 +121,7 @@ inline float at(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t 
 
 } // namespace pairs
 
-/// Tiles of 16 rows, chunks of groups, blocks of 32 columns: see kernel_abi.h.
+/// Tiles of 16 rows, groups of columns, blocks of 32: see kernel_abi.h.
 namespace tiled {
 
 constexpr uint64_t kRows = MOEPLAN_TILE_ROWS, kColumns = MOEPLAN_BLOCK_COLUMNS;
@@ -132,35 +132,33 @@ inline uint64_t blocks(const WeightShape &s) {
 }
 inline uint64_t blockBytes(const WeightShape &s) { return s.bits * kRows * sizeof(uint32_t); }
 /// Bytes of the scales and zeros of a group.
-constexpr uint64_t kGroupBytes = 2 * kRows;
+constexpr uint64_t kScaleBytes = 2 * kRows;
 inline uint64_t tileBytes(const WeightShape &s) {
-  return blocks(s) * blockBytes(s) + s.groups() * kGroupBytes;
+  return blocks(s) * blockBytes(s) + s.groups() * kScaleBytes;
 }
-/// Blocks of a whole chunk, and its bytes.
-inline uint64_t chunkBlocks(const WeightShape &s) {
-  return MOEPLAN_CHUNK_GROUPS * s.groupSize / kColumns;
-}
-inline uint64_t chunkBytes(const WeightShape &s) {
-  return chunkBlocks(s) * blockBytes(s) + MOEPLAN_CHUNK_GROUPS * kGroupBytes;
+/// Blocks of a whole group, and its bytes.
+inline uint64_t groupBlocks(const WeightShape &s) { return s.groupSize / kColumns; }
+inline uint64_t groupBytes(const WeightShape &s) {
+  return groupBlocks(s) * blockBytes(s) + kScaleBytes;
 }
 /// Where the codes of a block of columns start in a tile.
 inline uint64_t blockOffset(const WeightShape &s, uint64_t block) {
-  return block / chunkBlocks(s) * chunkBytes(s) + block % chunkBlocks(s) * blockBytes(s);
+  return block / groupBlocks(s) * groupBytes(s) + block % groupBlocks(s) * blockBytes(s);
 }
 /// Where the scales of a group start in a tile; its zeros follow.
-inline uint64_t groupOffset(const WeightShape &s, uint64_t group) {
-  const uint64_t first = group / MOEPLAN_CHUNK_GROUPS * chunkBlocks(s);
-  const uint64_t left = blocks(s) - first;
-  const uint64_t count = left < chunkBlocks(s) ? left : chunkBlocks(s);
-  return blockOffset(s, first) + count * blockBytes(s) + group % MOEPLAN_CHUNK_GROUPS * kGroupBytes;
+inline uint64_t scaleOffset(const WeightShape &s, uint64_t group) {
+  const uint64_t left = blocks(s) - group * groupBlocks(s);
+  const uint64_t count = left < groupBlocks(s) ? left : groupBlocks(s);
+  return group * groupBytes(s) + count * blockBytes(s);
 }
+
 inline std::optional<uint64_t> bytes(const WeightShape &s) {
   uint64_t cells = 0, codes = 0, scales = 0, sum = 0;
   const uint64_t groups = s.columns / s.groupSize + (s.columns % s.groupSize != 0);
   if (__builtin_mul_overflow(tiles(s), blocks(s), &cells) ||
-      __builtin_mul_overflow(cells, s.bits * kRows * sizeof(uint32_t), &codes) ||
+      __builtin_mul_overflow(cells, blockBytes(s), &codes) ||
       __builtin_mul_overflow(tiles(s), groups, &cells) ||
-      __builtin_mul_overflow(cells, 2 * kRows, &scales) ||
+      __builtin_mul_overflow(cells, kScaleBytes, &scales) ||
       __builtin_add_overflow(codes, scales, &sum))
     return std::nullopt;
   return sum;
@@ -188,7 +186,7 @@ inline Pieces locate(const WeightShape &s, uint64_t row, uint64_t column) {
   return {{{byteOf(quad / perByte), s.bits * (quad % perByte), 0, s.bits}, {}}, 1};
 }
 inline uint64_t scaleByte(const WeightShape &s, uint64_t row, uint64_t group) {
-  return row / kRows * tileBytes(s) + groupOffset(s, group) + row % kRows;
+  return row / kRows * tileBytes(s) + scaleOffset(s, group) + row % kRows;
 }
 
 inline uint8_t codeAt(const WeightShape &s, const uint8_t *in, uint64_t row, uint64_t column) {

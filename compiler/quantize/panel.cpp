@@ -92,12 +92,12 @@ void moeplan::compiler::packPanel(const PanelCodes &numbers, const WeightShape &
   LaneBuffer words(blocks * numbers.bits);
   packCodes(numbers, reinterpret_cast<WordLanes *>(words.data()));
   const auto *codes = reinterpret_cast<const uint8_t *>(words.data());
-  for (uint64_t block = 0; block < blocks; block += tiled::chunkBlocks(tile))
+  for (uint64_t block = 0; block < blocks; block += tiled::groupBlocks(tile))
     std::memcpy(out + tiled::blockOffset(tile, block), codes + block * blockBytes,
-                std::min(tiled::chunkBlocks(tile), blocks - block) * blockBytes);
+                std::min(tiled::groupBlocks(tile), blocks - block) * blockBytes);
   for (uint64_t g = 0; g < numbers.groups; ++g)
     for (unsigned r = 0; r < kLanes; ++r) {
-      uint8_t *scales = out + tiled::groupOffset(tile, g);
+      uint8_t *scales = out + tiled::scaleOffset(tile, g);
       scales[r] = uint8_t(numbers.scales[g][r]);
       scales[kLanes + r] = uint8_t(numbers.zeros[g][r]);
     }

@@ -24,10 +24,10 @@ INLINE int64_t packed_groups(packed_weight w) {
 INLINE int64_t packed_group_blocks(packed_weight w) {
   return (1 << w.group_shift) / MOEPLAN_BLOCK_COLUMNS;
 }
-enum { WORD_BYTES = 4 * MOEPLAN_TILE_ROWS, GROUP_BYTES = 2 * MOEPLAN_TILE_ROWS };
+enum { WORD_BYTES = 4 * MOEPLAN_TILE_ROWS, SCALE_BYTES = 2 * MOEPLAN_TILE_ROWS };
 INLINE const char *packed_tile(packed_weight w, int64_t tile) {
   return (const char *)w.data +
-         tile * (packed_blocks(w) * w.bits * WORD_BYTES + packed_groups(w) * GROUP_BYTES);
+         tile * (packed_blocks(w) * w.bits * WORD_BYTES + packed_groups(w) * SCALE_BYTES);
 }
 
 /* Where the codes of columns 4 * quad .. 4 * quad + 3 of a block are: in word `word`, from bit
@@ -99,38 +99,38 @@ INLINE void packed_stretch(const char *codes, const uint8_t *group, const char *
  *   sum_k x w = sum over stretches of  xs ws (sum code_x code_w) - ws zero (xs sum code_x)
  *
  * The sum of an element runs in the same order whatever `tokens` is. `prefetch` is how many bytes
- * ahead codes are fetched, 0: not at all; with an `unroll` above 1 a turn of the loop is a chunk.
- */
+ * ahead codes are fetched, 0: not at all; `unroll` groups make a turn of the loop. */
 INLINE void packed_dot_tile(packed_weight w, const char *const *x, int64_t row, const int tokens,
                             const int64_t prefetch, const int64_t unroll, float *out) {
   enum { most_blocks = MOEPLAN_ACTIVATION_BLOCK / MOEPLAN_BLOCK_COLUMNS };
-  const int64_t lane = row % MOEPLAN_TILE_ROWS;
   const int64_t blocks = packed_blocks(w), group_blocks = packed_group_blocks(w);
-  const int64_t chunk_blocks = MOEPLAN_CHUNK_GROUPS * group_blocks;
   const int64_t stretch = group_blocks < most_blocks ? group_blocks : (int64_t)most_blocks;
-  const char *at = packed_tile(w, row / MOEPLAN_TILE_ROWS);
+  const int64_t code_bytes = group_blocks * w.bits * WORD_BYTES;
+  const int64_t lane = row % MOEPLAN_TILE_ROWS;
+  const char *at = packed_tile(w, row / MOEPLAN_TILE_ROWS) + 4 * lane;
   vfloat sum[8];
   UNROLL for (int t = 0; t < tokens; ++t) sum[t] = (vfloat){0};
-  int64_t chunk = 0;
-  /* Whole chunks, whose stretches are whole too. */
-  ROLLED for (; chunk + chunk_blocks <= blocks; chunk += chunk_blocks) {
-    const char *codes = at + 4 * lane;
-    const uint8_t *groups = (const uint8_t *)at + chunk_blocks * w.bits * WORD_BYTES + lane;
-#define STRETCH(b)                                                                                 \
-  packed_stretch(codes + (b) * w.bits * WORD_BYTES, groups + (b) / group_blocks * GROUP_BYTES, x,  \
-                 chunk + (b), stretch, w.bits, tokens, prefetch, sum)
-    if (unroll > 1)
-      UNROLL for (int64_t b = 0; b < chunk_blocks; b += stretch) STRETCH(b);
-    else
-      ROLLED for (int64_t b = 0; b < chunk_blocks; b += stretch) STRETCH(b);
-#undef STRETCH
-    at += chunk_blocks * w.bits * WORD_BYTES + MOEPLAN_CHUNK_GROUPS * GROUP_BYTES;
+  int64_t block = 0;
+/* A whole group, whose stretches are whole too. */
+#define GROUP(first, begin)                                                                        \
+  ROLLED for (int64_t b = 0; b < group_blocks; b += stretch) packed_stretch(                       \
+      (begin) + b * w.bits * WORD_BYTES, (const uint8_t *)(begin) + code_bytes - 3 * lane, x,      \
+      (first) + b, stretch, w.bits, tokens, prefetch, sum)
+  if (unroll > 1)
+    ROLLED for (; block + unroll * group_blocks <= blocks; block += unroll * group_blocks) {
+      UNROLL for (int64_t u = 0; u < unroll; ++u)
+          GROUP(block + u * group_blocks, at + u * (code_bytes + SCALE_BYTES));
+      at += unroll * (code_bytes + SCALE_BYTES);
+    }
+  ROLLED for (; block + group_blocks <= blocks; block += group_blocks) {
+    GROUP(block, at);
+    at += code_bytes + SCALE_BYTES;
   }
-  const int64_t rest = blocks - chunk;
-  const uint8_t *groups = (const uint8_t *)at + rest * w.bits * WORD_BYTES + lane;
+#undef GROUP
+  const int64_t rest = blocks - block;
   ROLLED for (int64_t b = 0; b < rest; b += stretch) packed_stretch(
-      at + 4 * lane + b * w.bits * WORD_BYTES, groups + b / group_blocks * GROUP_BYTES, x,
-      chunk + b, b + stretch < rest ? stretch : rest - b, w.bits, tokens, prefetch, sum);
+      at + b * w.bits * WORD_BYTES, (const uint8_t *)at + rest * w.bits * WORD_BYTES - 3 * lane, x,
+      block + b, b + stretch < rest ? stretch : rest - b, w.bits, tokens, prefetch, sum);
   UNROLL for (int t = 0; t < tokens; ++t) store_f32(out + t * MOEPLAN_LANES, sum[t]);
 }
 
@@ -176,15 +176,13 @@ INLINE void pair_dot_tile(const void *w, int64_t columns, const char *const *x, 
 
 /* One element. */
 INLINE float packed_element(packed_weight w, int64_t row, int64_t k) {
-  const int64_t lane = row % MOEPLAN_TILE_ROWS;
-  const int64_t chunk_blocks = MOEPLAN_CHUNK_GROUPS * packed_group_blocks(w);
-  const int64_t block = k / MOEPLAN_BLOCK_COLUMNS, chunk = block / chunk_blocks;
-  const int64_t left = packed_blocks(w) - chunk * chunk_blocks;
-  const char *at =
-      packed_tile(w, row / MOEPLAN_TILE_ROWS) +
-      chunk * (chunk_blocks * w.bits * WORD_BYTES + MOEPLAN_CHUNK_GROUPS * GROUP_BYTES);
+  const int64_t lane = row % MOEPLAN_TILE_ROWS, group_blocks = packed_group_blocks(w);
+  const int64_t first = (k >> w.group_shift) * group_blocks; /* block of the group */
+  const int64_t left = packed_blocks(w) - first;
+  const char *at = packed_tile(w, row / MOEPLAN_TILE_ROWS) +
+                   (k >> w.group_shift) * (group_blocks * w.bits * WORD_BYTES + SCALE_BYTES);
   const uint32_t *words =
-      (const uint32_t *)(at + (block - chunk * chunk_blocks) * w.bits * WORD_BYTES) + lane;
+      (const uint32_t *)(at + (k / MOEPLAN_BLOCK_COLUMNS - first) * w.bits * WORD_BYTES) + lane;
   const int quad = (int)(k % MOEPLAN_BLOCK_COLUMNS / 4), byte = 8 * (int)(k % 4);
   uint32_t code =
       words[packed_word(w.bits, quad) * MOEPLAN_TILE_ROWS] >> (byte + packed_shift(w.bits, quad));
@@ -192,8 +190,7 @@ INLINE float packed_element(packed_weight w, int64_t row, int64_t k) {
     code = (code & 3) | ((words[2 * MOEPLAN_TILE_ROWS] >> (byte + quad) & 1) << 2);
   code &= (1u << w.bits) - 1;
   const uint8_t *group = (const uint8_t *)at +
-                         (left < chunk_blocks ? left : chunk_blocks) * w.bits * WORD_BYTES +
-                         (k >> w.group_shift) % MOEPLAN_CHUNK_GROUPS * GROUP_BYTES + lane;
+                         (left < group_blocks ? left : group_blocks) * w.bits * WORD_BYTES + lane;
   const uint32_t scale_bits = ((uint32_t)group[0] << 20) + MOEPLAN_SCALE_BIAS;
   float scale;
   __builtin_memcpy(&scale, &scale_bits, 4);

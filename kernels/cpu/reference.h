@@ -39,21 +39,21 @@ static inline double reference_element(int64_t format, const void *w, int64_t ro
   const int64_t group_size = moeplan_format_group_size((unsigned)format);
   const int64_t blocks = (columns + 31) / 32, groups = (columns + group_size - 1) / group_size;
   const uint8_t *tile = (const uint8_t *)w + row / 16 * (blocks * bits * 64 + groups * 32);
-  /* Chunk by chunk: the codes of two groups, their scales and zeros. */
-  const int64_t chunk = column / (2 * group_size), chunk_blocks = 2 * group_size / 32;
-  const int64_t blocks_left = blocks - chunk * chunk_blocks;
-  const int64_t blocks_here = blocks_left < chunk_blocks ? blocks_left : chunk_blocks;
-  const uint8_t *bytes = tile + chunk * (chunk_blocks * bits * 64 + 64);
+  /* Group by group: its codes, its scales and zeros. */
+  const int64_t group_index = column / group_size, group_blocks = group_size / 32;
+  const int64_t blocks_left = blocks - group_index * group_blocks;
+  const int64_t blocks_here = blocks_left < group_blocks ? blocks_left : group_blocks;
+  const uint8_t *bytes = tile + group_index * (group_blocks * bits * 64 + 32);
   /* Byte of word i of this row and block that belongs to the column. */
   const int64_t first =
-      (column / 32 - chunk * chunk_blocks) * bits * 64 + row % 16 * 4 + column % 4;
+      (column / 32 - group_index * group_blocks) * bits * 64 + row % 16 * 4 + column % 4;
   const int64_t q = column % 32 / 4;
   int code;
   if (bits == 3)
     code = (bytes[first + q / 4 * 64] >> 2 * (q % 4) & 3) + (bytes[first + 2 * 64] >> q & 1) * 4;
   else
     code = bytes[first + q / (8 / bits) * 64] >> bits * (q % (8 / bits)) & ((1 << bits) - 1);
-  const uint8_t *group = bytes + blocks_here * bits * 64 + column / group_size % 2 * 32 + row % 16;
+  const uint8_t *group = bytes + blocks_here * bits * 64 + row % 16;
   const double scale = ldexp(1 + (group[0] & 7) / 8.0, (group[0] >> 3) - 24);
   return scale * (code - group[16] * ldexp(1, (int)bits - 8));
 }
