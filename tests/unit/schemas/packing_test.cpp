@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -110,19 +111,68 @@ TEST(PackingTest, ScalesFollowAllCodes) {
   EXPECT_EQ(bytes[group + 16 + 2], 0xee);
 }
 
+/// Bytes of the bf16 weight [rows, columns] whose element (row, column) is row * 256 + column + 1.
+std::vector<uint8_t> numberedPairs(uint64_t rows, uint64_t columns) {
+  std::vector<uint16_t> elements(rows * columns);
+  for (uint64_t i = 0; i < elements.size(); ++i)
+    elements[i] = uint16_t(i / columns * 256 + i % columns + 1);
+  std::vector<uint8_t> bytes(*formatBytes(named("bf16"), rows, columns), 0xff);
+  named("bf16").packing->pack({16, 0, rows, columns},
+                              {reinterpret_cast<uint8_t *>(elements.data()), nullptr, nullptr},
+                              bytes.data());
+  return bytes;
+}
+
+TEST(PackingTest, PairsOfColumnsLieWhereTheAbiSays) {
+  const std::vector<uint8_t> bytes = numberedPairs(33, 7);
+  auto at = [&](uint64_t element) {
+    return uint16_t(bytes[element * 2] | bytes[element * 2 + 1] << 8);
+  };
+  // 7 columns are 4 pairs. Row 18, column 5: tile 1, row 2 in it, pair 2, its second column.
+  EXPECT_EQ(bytes.size(), 3u * 4 * 16 * 4);
+  EXPECT_EQ(at(((1 * 4 + 2) * 16 + 2) * 2 + 1), 18 * 256 + 5 + 1);
+  for (uint64_t row = 0; row < 48; ++row)
+    for (uint64_t column = 0; column < 8; ++column)
+      EXPECT_EQ(at(MOEPLAN_PAIR_INDEX(row, column, 7)),
+                row < 33 && column < 7 ? row * 256 + column + 1 : 0)
+          << row << " " << column;
+}
+
+TEST(PackingTest, PairsUnpackToWhatWasPacked) {
+  for (auto [rows, columns] :
+       {std::pair<uint64_t, uint64_t>{1, 1}, {16, 4}, {17, 5}, {5, 6}, {40, 200}}) {
+    const std::vector<uint8_t> bytes = numberedPairs(rows, columns);
+    const WeightShape shape{16, 0, rows, columns};
+    std::vector<uint16_t> elements(rows * columns);
+    named("bf16").packing->unpack(shape, bytes.data(),
+                                  {reinterpret_cast<uint8_t *>(elements.data()), nullptr, nullptr});
+    for (uint64_t row = 0; row < rows; ++row)
+      for (uint64_t column = 0; column < columns; ++column) {
+        const auto expected = uint16_t(row * 256 + column + 1);
+        EXPECT_EQ(elements[row * columns + column], expected) << row << " " << column;
+        EXPECT_EQ(
+            std::bit_cast<uint32_t>(named("bf16").packing->at(shape, bytes.data(), row, column)),
+            uint32_t(expected) << 16)
+            << row << " " << column;
+      }
+  }
+}
+
 TEST(PackingTest, SizesCountScalesAndPadding) {
   auto bits = [](std::string_view name, uint64_t rows, uint64_t columns) {
     return 8.0 * double(*formatBytes(named(name), rows, columns)) / double(rows * columns);
   };
   EXPECT_EQ(bits("f32", 3, 5), 32);
-  EXPECT_EQ(bits("bf16", 3, 5), 16);
+  EXPECT_EQ(bits("bf16", 32, 20), 16);
+  EXPECT_EQ(*formatBytes(named("bf16"), 1, 1), 2u * 16 * 4);
+  EXPECT_EQ(*formatBytes(named("bf16"), 17, 9), 2u * 32 * 12);
   EXPECT_EQ(bits("int8g64", 14336, 4096), 8.25);
   EXPECT_EQ(bits("int4g32", 4096, 14336), 4.5);
   EXPECT_EQ(bits("int3g128", 256, 128), 3.125);
   EXPECT_EQ(bits("int2g32", 128, 256), 2.5);
   EXPECT_EQ(*formatBytes(named("int2g32"), 1, 1), 2u * 64 + 32);
   EXPECT_EQ(*formatBytes(named("int2g64"), 17, 65), 2u * (3 * 2 * 64 + 2 * 32));
-  EXPECT_EQ(formatRowBytes(named("bf16"), 7), 14u);
+  EXPECT_EQ(formatRowBytes(named("bf16"), 7), 16u);
   EXPECT_EQ(formatRowBytes(named("int4g32"), 64), 36u);
 }
 
