@@ -19,11 +19,12 @@ constexpr int64_t kF32 = bit(MOEPLAN_FORMAT_F32),
 /// One specialisation; each format takes long to compile, so that each is in one of them.
 struct Case {
   Shape shape;
-  int64_t formats, xForms, hForms, accumulate, prefetch;
+  int64_t formats, xForms, hForms, accumulate, prefetch, unroll;
 };
-constexpr Case kCases[] = {{{192, 320, 6, 3, 128, 32}, kWide, kAllForms, kAllForms, 1, 4096},
-                           {{7, 129, 3, 2, 129, 5}, kF32, MOEPLAN_FORM_F32, MOEPLAN_FORM_F32, 0, 0},
-                           {{33, 140, 4, 4, 128, 48}, kNarrow, MOEPLAN_FORM_Q8, kAllForms, 0, 0}};
+constexpr Case kCases[] = {
+    {{192, 320, 6, 3, 128, 32}, kWide, kAllForms, kAllForms, 1, 0, 1},
+    {{7, 129, 3, 2, 129, 5}, kF32, MOEPLAN_FORM_F32, MOEPLAN_FORM_F32, 0, 0, 1},
+    {{33, 140, 4, 4, 128, 48}, kNarrow, MOEPLAN_FORM_Q8, kAllForms, 0, 0, 1}};
 /// A layer's experts, in formats drawn from a set, and tokens routed to them.
 struct Layer {
   Layer(Shape shape, int64_t formats, uint64_t seed) : shape(shape), random(seed) {
@@ -96,7 +97,8 @@ protected:
             {"h_forms", hForms},
             {"rows_per_tile", c.shape.upRowsPerTile},
             {"max_tokens", maxTokens},
-            {"prefetch", c.prefetch}};
+            {"prefetch", c.prefetch},
+            {"unroll", maxTokens ? 1 : c.unroll}};
   }
   Constants down(const Case &c, int64_t maxTokens) {
     return {{"features", c.shape.features},
@@ -107,7 +109,8 @@ protected:
             {"rows_per_tile", c.shape.downRowsPerTile},
             {"accumulate", c.accumulate},
             {"max_tokens", maxTokens},
-            {"prefetch", c.prefetch}};
+            {"prefetch", c.prefetch},
+            {"unroll", maxTokens ? 1 : c.unroll}};
   }
   static Operands runGateUp(const Kernel &kernel, const Case &c, const Layer &layer,
                             const Routing &routing, const Operands &x, int64_t hForms,
@@ -142,7 +145,7 @@ protected:
         &step, 0, tilesOf(shape.intermediate, shape.upRowsPerTile), x.bytes.data(),
         layer.table.data(), routing.begin.data(), routing.slotToken.data(), expected.bytes.data(),
         shape.features, shape.intermediate, shape.experts, c.formats, c.xForms, c.hForms,
-        shape.upRowsPerTile, 0, 0);
+        shape.upRowsPerTile, 0, 0, 1);
     for (size_t slot = 0; slot < routing.slots(); ++slot) {
       const size_t e = routing.expertOf(slot);
       const int64_t token = routing.slotToken[slot];
@@ -179,7 +182,7 @@ protected:
         &step, 0, tilesOf(shape.features, shape.downRowsPerTile), h.bytes.data(),
         layer.table.data(), routing.begin.data(), routing.slotToken.data(),
         routing.slotWeight.data(), expected.data(), shape.features, shape.intermediate,
-        shape.experts, c.formats, c.hForms, shape.downRowsPerTile, c.accumulate, 0, 0);
+        shape.experts, c.formats, c.hForms, shape.downRowsPerTile, c.accumulate, 0, 0, 1);
     for (uint32_t t = 0; t < tokens; ++t)
       for (int64_t n = 0; n < shape.features; ++n) {
         const size_t i = t * size_t(shape.features) + size_t(n);

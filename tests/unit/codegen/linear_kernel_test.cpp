@@ -10,30 +10,30 @@ constexpr double kEpsilon = 1e-5;
 struct Case {
   int64_t in, out, rowsPerTile;
   moeplan_format format;
-  int64_t forms, accumulate, normalize, logitsRows, prefetch;
+  int64_t forms, accumulate, normalize, logitsRows, prefetch, unroll;
 
   uint64_t tiles() const { return uint64_t((out + rowsPerTile - 1) / rowsPerTile); }
 };
 constexpr int64_t kQ8 = MOEPLAN_FORM_Q8, kBf16 = MOEPLAN_FORM_BF16;
-constexpr Case kCases[] = {{1, 1, 1, MOEPLAN_FORMAT_F32, MOEPLAN_FORM_F32, 0, 0, 0, 0},
-                           {129, 33, 5, MOEPLAN_FORMAT_F32, kAllForms, 1, 1, 1, 4096},
-                           {7, 5, 5, MOEPLAN_FORMAT_BF16, kBf16, 1, 1, 1, 0},
-                           {129, 33, 48, MOEPLAN_FORMAT_BF16, kAllForms, 0, 0, 0, 4096},
-                           {320, 50, 16, MOEPLAN_FORMAT_BF16, kBf16, 0, 1, 0, 0},
+constexpr Case kCases[] = {{1, 1, 1, MOEPLAN_FORMAT_F32, MOEPLAN_FORM_F32, 0, 0, 0, 0, 1},
+                           {129, 33, 5, MOEPLAN_FORMAT_F32, kAllForms, 1, 1, 1, 4096, 1},
+                           {7, 5, 5, MOEPLAN_FORMAT_BF16, kBf16, 1, 1, 1, 0, 1},
+                           {129, 33, 48, MOEPLAN_FORMAT_BF16, kAllForms, 0, 0, 0, 4096, 2},
+                           {320, 50, 16, MOEPLAN_FORMAT_BF16, kBf16, 0, 1, 0, 0, 1},
                            // Every packed format; rows in tiles of 16 or all at once, columns that
                            // are no multiple of a block, of a group, or of either.
-                           {160, 16, 16, MOEPLAN_FORMAT_INT8G32, kQ8, 0, 0, 0, 0},
-                           {129, 20, 32, MOEPLAN_FORMAT_INT8G64, kAllForms, 1, 1, 0, 4096},
-                           {320, 33, 64, MOEPLAN_FORMAT_INT8G128, kQ8, 0, 0, 1, 0},
-                           {192, 50, 32, MOEPLAN_FORMAT_INT4G32, kAllForms, 0, 1, 1, 4096},
-                           {96, 17, 16, MOEPLAN_FORMAT_INT4G64, kQ8, 1, 0, 0, 0},
-                           {7, 5, 5, MOEPLAN_FORMAT_INT4G128, kAllForms, 0, 1, 0, 0},
-                           {129, 33, 48, MOEPLAN_FORMAT_INT3G32, kQ8, 1, 1, 1, 4096},
-                           {320, 40, 16, MOEPLAN_FORMAT_INT3G64, kAllForms, 0, 0, 0, 0},
-                           {300, 33, 64, MOEPLAN_FORMAT_INT3G128, kQ8, 0, 1, 0, 4096},
-                           {33, 7, 7, MOEPLAN_FORMAT_INT2G32, kAllForms, 0, 0, 1, 0},
-                           {256, 40, 16, MOEPLAN_FORMAT_INT2G64, kQ8, 1, 1, 0, 0},
-                           {130, 1, 1, MOEPLAN_FORMAT_INT2G128, kAllForms, 0, 0, 0, 4096}};
+                           {160, 16, 16, MOEPLAN_FORMAT_INT8G32, kQ8, 0, 0, 0, 0, 1},
+                           {129, 20, 32, MOEPLAN_FORMAT_INT8G64, kAllForms, 1, 1, 0, 4096, 1},
+                           {320, 33, 64, MOEPLAN_FORMAT_INT8G128, kQ8, 0, 0, 1, 0, 1},
+                           {192, 50, 32, MOEPLAN_FORMAT_INT4G32, kAllForms, 0, 1, 1, 4096, 2},
+                           {96, 17, 16, MOEPLAN_FORMAT_INT4G64, kQ8, 1, 0, 0, 0, 1},
+                           {7, 5, 5, MOEPLAN_FORMAT_INT4G128, kAllForms, 0, 1, 0, 0, 1},
+                           {129, 33, 48, MOEPLAN_FORMAT_INT3G32, kQ8, 1, 1, 1, 4096, 2},
+                           {320, 40, 16, MOEPLAN_FORMAT_INT3G64, kAllForms, 0, 0, 0, 0, 1},
+                           {300, 33, 64, MOEPLAN_FORMAT_INT3G128, kQ8, 0, 1, 0, 4096, 1},
+                           {33, 7, 7, MOEPLAN_FORMAT_INT2G32, kAllForms, 0, 0, 1, 0, 1},
+                           {256, 40, 16, MOEPLAN_FORMAT_INT2G64, kQ8, 1, 1, 0, 0, 1},
+                           {130, 1, 1, MOEPLAN_FORMAT_INT2G128, kAllForms, 0, 0, 0, 4096, 1}};
 
 constexpr uint32_t kMostTokens = kTokenCounts[0];
 
@@ -54,9 +54,11 @@ protected:
                      {"rows_per_tile", c.rowsPerTile},
                      {"accumulate", c.accumulate},
                      {"logits_rows", c.logitsRows},
-                     {"prefetch", c.prefetch}});
+                     {"prefetch", c.prefetch},
+                     {"unroll", c.unroll}});
     return compile("linear", 3, all);
   }
+  /// Unrolled further: no result depends on that.
   std::vector<Kernel> compileVectorLinear() {
     std::vector<Constants> all;
     for (const Case &c : kCases)
@@ -68,7 +70,8 @@ protected:
                      {"rows_per_tile", c.rowsPerTile},
                      {"accumulate", c.accumulate},
                      {"logits_rows", c.logitsRows},
-                     {"prefetch", c.prefetch}});
+                     {"prefetch", c.prefetch},
+                     {"unroll", c.unroll * c.unroll}});
     return compile("vector_linear", 4, all);
   }
   std::vector<Kernel> compileOperand() {
@@ -95,7 +98,7 @@ TEST_P(LinearKernelTest, ProductsEqualTheReference) {
     const moeplan_step step{kMostTokens, 0, 0, 0};
     moeplan_cpu_linear_reference(&step, 0, c.tiles(), x.bytes.data(), w.data(), expected.data(),
                                  c.in, c.out, c.format, c.forms, c.rowsPerTile, c.accumulate,
-                                 c.logitsRows, c.prefetch);
+                                 c.logitsRows, c.prefetch, c.unroll);
     kernels[i].run({x.bytes.data(), w.data(), actual.data()}, step, c.tiles());
     for (int64_t t = 0; t < kMostTokens; ++t)
       for (int64_t n = 0; n < c.out; ++n) {
@@ -202,7 +205,8 @@ TEST_P(LinearKernelTest, TheProjectionsOfAttentionAreThreeVectorProducts) {
                      {"epsilon", kEpsilon},
                      {"weight_format", int64_t(c.format)},
                      {"rows_per_tile", c.rowsPerTile},
-                     {"prefetch", int64_t(0)}});
+                     {"prefetch", int64_t(0)},
+                     {"unroll", int64_t(1)}});
     for (int64_t out : {c.q, c.kv})
       apart.push_back({{"in_features", c.in},
                        {"out_features", out},
@@ -212,7 +216,8 @@ TEST_P(LinearKernelTest, TheProjectionsOfAttentionAreThreeVectorProducts) {
                        {"rows_per_tile", c.rowsPerTile},
                        {"accumulate", int64_t(0)},
                        {"logits_rows", int64_t(0)},
-                       {"prefetch", int64_t(0)}});
+                       {"prefetch", int64_t(0)},
+                       {"unroll", int64_t(1)}});
   }
   const std::vector<Kernel> qkv = compile("vector_qkv", 8, fused),
                             linear = compile("vector_linear", 4, apart);
@@ -240,7 +245,7 @@ TEST_P(LinearKernelTest, TheProjectionsOfAttentionAreThreeVectorProducts) {
     moeplan_cpu_vector_qkv_reference(&step, 0, all, x.data(), scale.data(), weights[0].data(),
                                      weights[1].data(), weights[2].data(), reference[0].data(),
                                      reference[1].data(), reference[2].data(), c.in, c.q, c.kv, 1,
-                                     kEpsilon, c.format, c.rowsPerTile, 0);
+                                     kEpsilon, c.format, c.rowsPerTile, 0, 2);
     for (size_t part = 0; part < 3; ++part) {
       EXPECT_EQ(actual[part], expected[part]) << "part " << part;
       // A rounding of the norm may tip an activation to the next number of its form.

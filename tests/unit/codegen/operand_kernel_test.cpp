@@ -153,7 +153,8 @@ TEST_P(OperandKernelTest, ProductsOfWhatIsNotFiniteAreNotFinite) {
                                     {"rows_per_tile", kRows},
                                     {"accumulate", int64_t(0)},
                                     {"logits_rows", int64_t(0)},
-                                    {"prefetch", int64_t(0)}});
+                                    {"prefetch", int64_t(0)},
+                                    {"unroll", int64_t(1)}});
   RandomNumbers random(3);
   const Weights w(random, kRows, kColumns, MOEPLAN_FORMAT_INT4G32);
   for (float bad : {kInfinity, -kInfinity, kNan}) {
