@@ -1,4 +1,5 @@
 // Artifacts that are wrong in one place: one case per rule of runtime/artifact.
+#include "formats.h"
 #include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
 #include "tests/support/artifact_builder.h"
@@ -100,8 +101,11 @@ TEST(ArtifactRulesTest, Model) {
             "model: num_attention_heads is no multiple of num_key_value_heads");
   EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = fb::KvFormat::none; }),
             "model: unknown kv_cache_format");
-  EXPECT_EQ(model([](auto &m) { m.kvCacheFormat = static_cast<fb::KvFormat>(9); }),
-            "model: unknown kv_cache_format");
+  for (auto beyond : {int(fb::KvFormat::MAX) + 1, 9})
+    EXPECT_EQ(model([=](auto &m) { m.kvCacheFormat = static_cast<fb::KvFormat>(beyond); }),
+              "model: unknown kv_cache_format");
+  for (auto known : {fb::KvFormat::f32, fb::KvFormat::bf16, fb::KvFormat::int8})
+    EXPECT_EQ(model([=](auto &m) { m.kvCacheFormat = known; }), "");
 }
 
 std::string segmentRefusal(uint32_t index, const std::function<void(SegmentDraft &)> &change) {
@@ -325,6 +329,17 @@ TEST(ArtifactRulesTest, AFormatThatAKernelCannotReadIsRefused) {
   EXPECT_EQ(refusalOf({"k", 1, "linear", {{"weight_format", MOEPLAN_FORMAT_INT4G32}}}, down),
             "kernel 'k' reads int4g32, segment 'down' is bf16");
   EXPECT_EQ(refusalOf({"k", 1}, down), "kernel 'k' reads f32, segment 'down' is bf16");
+  // The scale of a norm is float32 whatever the matrix beside it is.
+  const fb::Binding norm = operand(BindingKind::segment, D::kNorm, 0, 16);
+  const KernelDraft fused{"k", 1, "vector_linear", {{"weight_format", MOEPLAN_FORMAT_BF16}}};
+  EXPECT_EQ(refusalOf(fused, norm), "");
+  EXPECT_EQ(refusal([&](D &d) {
+              d.segments[D::kNorm].format = fb::Format::bf16;
+              d.segments[D::kNorm].stored.resize(*formatBytes(*findFormat("bf16"), 1, 4));
+              d.kernels = {fused};
+              d.program().commands = {dispatch(0, 1, {norm})};
+            }),
+            "plan 'default': program 'decode': kernel 'k' reads f32, segment 'norm' is bf16");
 
   EXPECT_EQ(refusal([](D &d) {
               d.kernels = {{"k", 1}};

@@ -1,6 +1,7 @@
 #include "artifact_builder.h"
 
 #include "files.h"
+#include "formats.h"
 
 #include <cstddef>
 #include <cstring>
@@ -139,12 +140,19 @@ void sealArtifact(std::string &file, ArtifactHeader header) {
 }
 
 ArtifactDraft::ArtifactDraft() {
+  const uint64_t downBytes = *formatBytes(*findFormat("bf16"), 4, 6);
   // An expert's matrices are shared by all experts: nothing forbids it.
   segments = {
       {"code", fb::SegmentKind::code, std::string(100, 'c'), {}, {}, {}, {}},
       {"tokenizer", fb::SegmentKind::tokenizer, std::string(10, 't'), {}, {}, {}, {}},
       {"up", fb::SegmentKind::weight, std::string(96, 'u'), {}, {}, fb::Format::f32, {{6, 4}}},
-      {"down", fb::SegmentKind::weight, std::string(48, 'd'), {}, {}, fb::Format::bf16, {{4, 6}}},
+      {"down",
+       fb::SegmentKind::weight,
+       std::string(downBytes, 'd'),
+       {},
+       {},
+       fb::Format::bf16,
+       {{4, 6}}},
       {"norm", fb::SegmentKind::weight, std::string(16, 'n'), {}, {}, fb::Format::f32, {{4}}},
   };
   libraries = {{{}, kCode, {}}};

@@ -235,13 +235,26 @@ plan.plan @p {
 
 // -----
 
-// A segment has the bytes of its shape in its format: 16 times 2.
-plan.segment @s source "s" format "bf16" shape [16]
+// A segment has the bytes of its shape in its format: 8 times 4.
+plan.segment @s source "s" format "f32" shape [8]
 plan.plan @p {
   plan.program @decode max_tokens 1 memory host {
     %x = plan.alloc 64 : !plan.buffer<host>
     %w = plan.weight @s : !plan.buffer<host>
     // expected-error @+1 {{of 64 bytes, but a buffer has only 32}}
     plan.copy %w to %x bytes 64 : !plan.buffer<host> to !plan.buffer<host>
+  }
+}
+
+// -----
+
+// The padding of tiles counts: 17 rows of 5 columns of bf16 are two tiles of 16 rows and 4 pairs.
+plan.segment @s source "s" format "bf16" shape [17, 5]
+plan.plan @p {
+  plan.program @decode max_tokens 1 memory host {
+    %x = plan.alloc 1024 : !plan.buffer<host>
+    %w = plan.weight @s : !plan.buffer<host>
+    // expected-error @+1 {{of 1024 bytes, but a buffer has only 512}}
+    plan.copy %w to %x bytes 1024 : !plan.buffer<host> to !plan.buffer<host>
   }
 }

@@ -24,6 +24,33 @@ plan.plan @covered {
 
 // -----
 
+// A kernel that normalises what it reads takes a vector beside its matrix: that is float32, whatever the
+// matrix is.
+plan.segment @"norm@f32" source "norm" format "f32" shape [32]
+plan.segment @"w@int4g32" source "w" format "int4g32" shape [32, 32]
+plan.kernel @linear implements "vector_linear" {weight_format = 6 : i64}
+plan.plan @vector_beside_a_matrix {
+  plan.program @decode max_tokens 1 memory host {
+    %n = plan.weight @"norm@f32" : <host>
+    %w = plan.weight @"w@int4g32" : <host>
+    plan.dispatch @linear tiles 1 (read %n, read %w) : !plan.buffer<host>, !plan.buffer<host>
+  }
+}
+
+// -----
+
+plan.segment @"norm@bf16" source "norm" format "bf16" shape [32]
+plan.kernel @linear implements "vector_linear" {weight_format = 2 : i64}
+plan.plan @vector_of_another_format {
+  plan.program @decode max_tokens 1 memory host {
+    %n = plan.weight @"norm@bf16" : <host>
+    // expected-error @+1 {{kernel 'linear' reads f32, not norm@bf16}}
+    plan.dispatch @linear tiles 1 (read %n) : !plan.buffer<host>
+  }
+}
+
+// -----
+
 plan.segment @"layers.0.experts.0.w1@int4g32" source "a" format "int4g32" shape [32, 32]
 plan.segment @"layers.0.experts.1.w3@int3g32" source "b" format "int3g32" shape [32, 32]
 plan.kernel @up implements "experts_gate_up" {formats = 64 : i64}

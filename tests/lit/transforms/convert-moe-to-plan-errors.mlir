@@ -3,9 +3,9 @@
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=prefill-tokens=64,16 2>&1 | FileCheck %s --check-prefix=BUCKETS
 // BUCKETS: error: prefill-tokens must ascend and exceed 1
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=kv-format=int9 2>&1 | FileCheck %s --check-prefix=KV
-// KV: error: unknown kv-format 'int9'
+// KV: error: unknown kv-format 'int9': f32, bf16 or int8
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=kv-format=int4g32 2>&1 | FileCheck %s --check-prefix=SCALES
-// SCALES: error: a KV cache cannot be of format 'int4g32'
+// SCALES: error: unknown kv-format 'int4g32': f32, bf16 or int8
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=also-formats=int4g32,int9 2>&1 | FileCheck %s --check-prefix=ALSO
 // ALSO: error: unknown format 'int9' in also-formats
 

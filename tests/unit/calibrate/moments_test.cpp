@@ -30,20 +30,22 @@ float elementOf(const std::vector<float> &triangles, uint64_t columns, uint64_t 
 TEST(MomentSumTest, IsTheSumOfOuterProducts) {
   for (auto [columns, block] : {std::pair(40, 40), {128, 128}, {7, 7}, {300, 128}, {50, 1}}) {
     const auto n = uint64_t(columns), b = uint64_t(block);
-    const std::vector<float> x = randomFloats(20 * n, 3), factors = randomFloats(9, 5);
+    const uint64_t stride = n + 3; // rows lie apart
+    const std::vector<float> x = randomFloats(20 * stride, 3), factors = randomFloats(9, 5);
     const std::vector<uint32_t> rows{3, 0, 19, 7, 7, 1, 2, 12, 4};
     MomentSum sum(n, b);
-    sum.add(x.data(), rows.data(), factors.data(), 5);
-    sum.add(x.data(), rows.data() + 5, factors.data() + 5, 4);
-    sum.add(x.data(), nullptr, factors.data(), 0);
-    sum.add(x.data(), nullptr, factors.data(), 2); // rows 0 and 1
+    sum.add(x.data(), stride, rows.data(), factors.data(), 5);
+    sum.add(x.data(), stride, rows.data() + 5, factors.data() + 5, 4);
+    sum.add(x.data(), stride, nullptr, factors.data(), 0);
+    sum.add(x.data(), stride, nullptr, factors.data(), 2); // rows 0 and 1
     const std::vector<float> triangles = sum.triangles();
     ASSERT_EQ(triangles.size(), momentCount(n, b));
     for (uint64_t i = 0; i < n; ++i)
       for (uint64_t j = i / b * b; j <= i; ++j) {
         double expected = 0;
         auto add = [&](uint32_t row, float factor) {
-          expected += double(x[row * n + i]) * double(x[row * n + j]) * double(factor) * factor;
+          expected +=
+              double(x[row * stride + i]) * double(x[row * stride + j]) * double(factor) * factor;
         };
         for (size_t t = 0; t < rows.size(); ++t)
           add(rows[t], factors[t]);
@@ -59,10 +61,10 @@ TEST(MomentSumTest, KnowsWhetherItIsFinite) {
     std::vector<float> x = randomFloats(80, 7);
     const float factors[] = {1, 1};
     MomentSum sum(40, block);
-    sum.add(x.data(), nullptr, factors, 2);
+    sum.add(x.data(), 40, nullptr, factors, 2);
     EXPECT_TRUE(sum.isFinite());
     x[79] = NAN;
-    sum.add(x.data(), nullptr, factors, 2);
+    sum.add(x.data(), 40, nullptr, factors, 2);
     EXPECT_FALSE(sum.isFinite());
   }
 }

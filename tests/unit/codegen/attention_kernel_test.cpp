@@ -1,5 +1,8 @@
 #include "tests/unit/codegen/kernel_test.h"
 
+#include "cpu/kv_reference.h"
+#include "kv_formats.h"
+
 #include <cmath>
 
 namespace moeplan::testing {
@@ -7,24 +10,217 @@ namespace {
 
 struct Shape {
   int64_t heads, kvHeads, headDim;
+
+  size_t queryFloats(uint32_t tokens) const { return size_t(tokens * heads * headDim); }
+  size_t keyFloats(uint32_t tokens) const { return size_t(tokens * kvHeads * headDim); }
 };
 
-constexpr Shape kShapes[] = {{6, 3, 32}, {4, 1, 24}, {2, 2, 10}, {3, 1, 128}};
-constexpr moeplan_format kFormats[] = {MOEPLAN_FORMAT_F32, MOEPLAN_FORMAT_BF16};
-
-/// What an attention kernel is specialised for besides.
+/// Groups of 1 to 4 query heads; head sizes that are no multiple of a vector, of 4, of 16.
 struct Case {
   Shape shape;
-  moeplan_format format;
-  int64_t window;
+  moeplan_kv_format format;
+  int64_t window, logitsRows;
+  int64_t fewTokens; ///< per tile, beside kManyTokens
 };
+constexpr int64_t kManyTokens = 16;
 constexpr Case kCases[] = {
-    {kShapes[0], MOEPLAN_FORMAT_F32, 0},  {kShapes[0], MOEPLAN_FORMAT_BF16, 5},
-    {kShapes[1], MOEPLAN_FORMAT_BF16, 0}, {kShapes[1], MOEPLAN_FORMAT_F32, 70},
-    {kShapes[2], MOEPLAN_FORMAT_F32, 5},  {kShapes[2], MOEPLAN_FORMAT_BF16, 70},
-    {kShapes[3], MOEPLAN_FORMAT_BF16, 0}};
+    {{6, 3, 32}, MOEPLAN_KV_F32, 0, 0, 1},    {{2, 2, 10}, MOEPLAN_KV_F32, 70, 1, 3},
+    {{4, 1, 24}, MOEPLAN_KV_BF16, 0, 1, 3},   {{2, 2, 10}, MOEPLAN_KV_BF16, 5, 0, 1},
+    {{3, 1, 128}, MOEPLAN_KV_BF16, 70, 0, 3}, {{4, 1, 24}, MOEPLAN_KV_INT8, 70, 1, 1},
+    {{3, 1, 10}, MOEPLAN_KV_INT8, 0, 0, 3}};
+/// Where a prompt begins and how many tokens it has: at the first position; across a block of 64
+/// keys; within one, with several behind it; a tile of tokens and more.
+constexpr std::pair<uint64_t, uint32_t> kPrompts[] = {{0, 9}, {60, 9}, {200, 1}, {131, 20}};
 
-class AttentionKernelTest : public KernelTest {};
+std::string describe(const Case &c) {
+  return std::string(findKvFormat(uint32_t(c.format))->name) + " cache, " +
+         std::to_string(c.shape.heads) + " heads of " + std::to_string(c.shape.headDim) +
+         ", window " + std::to_string(c.window);
+}
+
+moeplan_step stepAt(uint64_t position, uint32_t tokens, uint32_t logitsBegin = 0) {
+  return {tokens, logitsBegin, position, kvCapacity(position + tokens + 3)};
+}
+
+/// The keys or the values of a layer.
+struct Cache {
+  /// What no kernel may read is NaN; the padding of a head is zero, as the runtime's fresh memory.
+  Cache(const Case &c, bool isValue, const moeplan_step &step)
+      : shape(c.shape), format(c.format), isValue(isValue), step(step),
+        bytes(*kvLayerBytes(c.format, step.kv_capacity, uint32_t(shape.kvHeads),
+                            uint32_t(shape.headDim)),
+              char(0xff)) {
+    if (format != MOEPLAN_KV_BF16)
+      return;
+    for (int64_t head = 0; head < shape.kvHeads; ++head)
+      for (uint64_t position = 0; position < step.kv_capacity; ++position)
+        for (int64_t i = shape.headDim; i < (shape.headDim + 15) / 16 * 16; ++i)
+          std::memset(at(head, position, i), 0, 2);
+  }
+
+  int64_t width() const { return format == MOEPLAN_KV_F32 ? 4 : format == MOEPLAN_KV_BF16 ? 2 : 1; }
+  char *at(int64_t head, uint64_t position, int64_t i) {
+    return bytes.data() +
+           reference_kv_byte(isValue, head, int64_t(position), i, shape.headDim, &step, format);
+  }
+  float load(int64_t head, uint64_t position, int64_t i) const {
+    return reference_kv_load(bytes.data(), isValue, head, int64_t(position), i, shape.headDim,
+                             &step, format);
+  }
+  /// Random numbers for positions 0 .. count - 1.
+  void fill(RandomNumbers &random, uint64_t count) {
+    for (int64_t head = 0; head < shape.kvHeads; ++head)
+      for (uint64_t position = 0; position < count; ++position)
+        reference_kv_store(bytes.data(), isValue, head, int64_t(position),
+                           random.floats(size_t(shape.headDim)).data(), shape.headDim, &step,
+                           format);
+    clearBehind(count);
+  }
+  /// Positions from `position` on, up to a multiple of 4, are zero in the values of a BF16 cache.
+  void clearBehind(uint64_t position) {
+    for (; isValue && format == MOEPLAN_KV_BF16 && position % 4; ++position)
+      for (int64_t head = 0; head < shape.kvHeads; ++head)
+        for (int64_t i = 0; i < shape.headDim; ++i)
+          std::memset(at(head, position, i), 0, 2);
+  }
+  /// Takes over the bytes of a position from `other`.
+  void copyPosition(Cache &other, uint64_t position) {
+    for (int64_t head = 0; head < shape.kvHeads; ++head) {
+      for (int64_t i = 0; i < shape.headDim; ++i)
+        std::memcpy(at(head, position, i), other.at(head, position, i), size_t(width()));
+      const int64_t scale = (shape.headDim + 3) / 4 * 4;
+      if (format == MOEPLAN_KV_INT8)
+        std::memcpy(at(head, position, scale), other.at(head, position, scale), sizeof(float));
+    }
+  }
+  /// Whether x [kvHeads][headDim], each with an error of at most `error`, is what a position holds.
+  ::testing::AssertionResult holds(uint64_t position, const float *x, double error) {
+    for (int64_t head = 0; head < shape.kvHeads; ++head, x += shape.headDim) {
+      double half = 0; // the largest rounding, relative for BF16
+      if (format == MOEPLAN_KV_BF16)
+        half = 0x1p-8;
+      if (format == MOEPLAN_KV_INT8) {
+        double maximum = 0;
+        for (int64_t i = 0; i < shape.headDim; ++i)
+          maximum = std::max(maximum, std::abs(double(x[i])));
+        float scale = 0;
+        std::memcpy(&scale, at(head, position, (shape.headDim + 3) / 4 * 4), sizeof(scale));
+        if (!(std::abs(scale - maximum / 127) <= maximum / 127 * 0x1p-23 + error))
+          return ::testing::AssertionFailure() << "scale " << scale << " of " << maximum;
+        half = scale * (0.5 + 1e-4);
+      }
+      for (int64_t i = 0; i < shape.headDim; ++i) {
+        const double size = format == MOEPLAN_KV_BF16 ? std::abs(double(x[i])) : 1;
+        if (!(std::abs(load(head, position, i) - double(x[i])) <= half * size + error))
+          return ::testing::AssertionFailure()
+                 << "head " << head << ", position " << position << ", element " << i << ": "
+                 << load(head, position, i) << " for " << x[i];
+      }
+    }
+    return ::testing::AssertionSuccess();
+  }
+
+  Shape shape;
+  moeplan_kv_format format;
+  bool isValue;
+  moeplan_step step;
+  std::vector<char> bytes;
+};
+
+/// The inputs of a prompt and the caches before it.
+struct Prompt {
+  Prompt(const Case &c, const moeplan_step &step, uint64_t seed)
+      : random(seed), step(step), q(random.floats(c.shape.queryFloats(step.token_count))),
+        k(random.floats(c.shape.keyFloats(step.token_count))), v(random.floats(k.size())),
+        rope(size_t(step.token_count * c.shape.headDim)), keys(c, false, step),
+        values(c, true, step) {
+    for (float &value : q)
+      value *= 4; // so that some positions matter more than others
+    moeplan_cpu_rope_table_reference(&step, 0, step.token_count, rope.data(), c.shape.headDim,
+                                     std::log(1e4));
+    keys.fill(random, step.position);
+    values.fill(random, step.position);
+  }
+
+  RandomNumbers random;
+  moeplan_step step;
+  std::vector<float> q, k, v, rope;
+  Cache keys, values;
+};
+
+/// Two products of numbers of `size` at most and a sum, three roundings.
+double rotationBound(double size) { return 4 * kUnitRoundoff * size; }
+
+class AttentionKernelTest : public KernelTest {
+protected:
+  static Constants heads(const Case &c) {
+    return {{"num_heads", c.shape.heads},
+            {"num_kv_heads", c.shape.kvHeads},
+            {"head_dim", c.shape.headDim},
+            {"kv_format", int64_t(c.format)}};
+  }
+  std::vector<Kernel> compileAppend() {
+    std::vector<Constants> all;
+    for (const Case &c : kCases)
+      all.push_back(heads(c));
+    return compile("rope_append", 6, all);
+  }
+  std::vector<Kernel> compileVector() {
+    std::vector<Constants> all;
+    for (const Case &c : kCases) {
+      all.push_back(heads(c));
+      all.back().emplace_back("sliding_window", c.window);
+      all.back().emplace_back("logits_rows", c.logitsRows);
+    }
+    return compile("vector_attention", 7, all);
+  }
+  static Constants attention(const Case &c, int64_t tokensPerTile) {
+    Constants constants = heads(c);
+    constants.emplace_back("sliding_window", c.window);
+    constants.emplace_back("tokens_per_tile", tokensPerTile);
+    constants.emplace_back("logits_rows", c.logitsRows);
+    return constants;
+  }
+  std::vector<Kernel> compileAttention(bool many) {
+    std::vector<Constants> all;
+    for (const Case &c : kCases)
+      all.push_back(attention(c, many ? kManyTokens : c.fewTokens));
+    return compile("attention", 4, all);
+  }
+  static uint64_t tilesOf(const Case &c, const moeplan_step &step, int64_t tokensPerTile) {
+    return uint64_t((step.token_count + tokensPerTile - 1) / tokensPerTile * c.shape.kvHeads);
+  }
+
+  /// Bound on the error of attention's results, values being below 1 and queries in error by
+  /// `queryError`.
+  double bound(const Case &c, const std::vector<float> &q, const Cache &keys,
+               double queryError) const {
+    const Shape &shape = c.shape;
+    const bool isBf16 = c.format == MOEPLAN_KV_BF16;
+    // Pairs round twice, for the upper and for the lower half of a query; see dotBound().
+    const double roundings = isBf16 ? 2 * double(shape.headDim) + 4 : floatRoundings(shape.headDim);
+    const double relative = (roundings + 5) * kUnitRoundoff + (isBf16 ? kSplitRoundoff : 0);
+    const uint64_t end = keys.step.position + keys.step.token_count;
+    double error = 0;
+    for (int64_t t = 0; t < int64_t(keys.step.token_count); ++t)
+      for (int64_t head = 0; head < shape.heads; ++head)
+        for (uint64_t position = 0; position < end; ++position) {
+          double sizes = 0, keySizes = 0;
+          for (int64_t i = 0; i < shape.headDim; ++i) {
+            const double key =
+                std::abs(keys.load(head / (shape.heads / shape.kvHeads), position, i));
+            sizes += key * std::abs(q[size_t((t * shape.heads + head) * shape.headDim + i)]);
+            keySizes += key;
+          }
+          error = std::max(error, relative * sizes + queryError * keySizes);
+        }
+    // A score's error changes its weight by that much relative; e^x adds a few roundings. Weights
+    // sum to 1 and |v| < 1, so that these are errors of the sums, where numerator and denominator
+    // each add a rounding or two per position.
+    return 2 * error / std::sqrt(double(shape.headDim)) + (3 * double(end) + 24) * kUnitRoundoff +
+           (isBf16 ? kSplitRoundoff : 0);
+  }
+};
 
 TEST_P(AttentionKernelTest, RopeTableEqualsTheReferenceAtAnyPosition) {
   const int64_t dims[] = {2, 10, 24, 32, 128};
@@ -52,120 +248,193 @@ TEST_P(AttentionKernelTest, RopeTableEqualsTheReferenceAtAnyPosition) {
     }
 }
 
-TEST_P(AttentionKernelTest, RopeAppendEqualsTheReference) {
-  std::vector<Constants> all;
-  for (Shape shape : kShapes)
-    for (int64_t format : kFormats)
-      all.push_back({{"num_heads", shape.heads},
-                     {"num_kv_heads", shape.kvHeads},
-                     {"head_dim", shape.headDim},
-                     {"kv_format", format}});
-  const std::vector<Kernel> kernels = compile("rope_append", 6, all);
-  size_t next = 0;
-  RandomNumbers random(4);
-  for (Shape shape : kShapes)
-    for (moeplan_format format : kFormats) {
-      const Kernel &kernel = kernels[next++];
-      const uint32_t count = 9;
-      const moeplan_step step{count, 0, 5, 20};
-      const auto q = random.floats(size_t(count * shape.heads * shape.headDim));
-      auto k = random.floats(size_t(count * shape.kvHeads * shape.headDim));
-      auto v = random.floats(k.size());
-      std::vector<float> rope(size_t(count * shape.headDim));
-      moeplan_cpu_rope_table_reference(&step, 0, count, rope.data(), shape.headDim, std::log(1e4));
-      // What is in the caches before must stay where no token goes.
-      const Weights cache(random, shape.kvHeads * 20, shape.headDim, format);
-      Weights expectedKeys = cache, keys = cache, expectedValues = cache, values = cache;
-      std::vector<float> expected = q, actual = q;
-      moeplan_cpu_rope_append_reference(&step, 0, count, expected.data(), k.data(), v.data(),
-                                        rope.data(), expectedKeys.bytes.data(),
-                                        expectedValues.bytes.data(), shape.heads, shape.kvHeads,
-                                        shape.headDim, format);
-      kernel.runInPieces(
-          {actual.data(), k.data(), v.data(), rope.data(), keys.bytes.data(), values.bytes.data()},
-          step, count);
-      // Two products of numbers below 1 and a sum: three roundings of at most 1.
-      for (size_t i = 0; i < actual.size(); ++i)
-        ASSERT_NEAR(actual[i], expected[i], 4 * kUnitRoundoff);
-      EXPECT_EQ(values.bytes, expectedValues.bytes);
-      // A float32 error may tip the rounding to bf16, by one unit in its last place.
-      const double step16 = format == MOEPLAN_FORMAT_BF16 ? 0x1p-7 : 0;
-      size_t tipped = 0;
-      for (int64_t row = 0; row < keys.rows; ++row)
-        for (int64_t i = 0; i < keys.columns; ++i) {
-          const double reference = expectedKeys.at(row, i);
-          ASSERT_NEAR(keys.at(row, i), reference, 4 * kUnitRoundoff + step16 * std::abs(reference));
-          tipped += format == MOEPLAN_FORMAT_BF16 && keys.at(row, i) != reference;
-        }
-      EXPECT_LE(tipped, keys.bytes.size() / 2 / 100);
+TEST_P(AttentionKernelTest, RopeAppendWritesTheTokensPositionsAndNoOthers) {
+  const std::vector<Kernel> kernels = compileAppend();
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    for (uint32_t count : {9, 1, 3}) {
+      const moeplan_step step = stepAt(5, count);
+      Prompt prompt(c, step, n);
+      std::vector<float> q = prompt.q, expected = prompt.q, rotatedKeys = prompt.k;
+      Cache keys = prompt.keys, values = prompt.values;
+      kernels[n].runInPieces({q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                              keys.bytes.data(), values.bytes.data()},
+                             step, count);
+      // The reference rotates k as if it were q, into a cache that is not looked at.
+      Cache ignored = prompt.keys;
+      moeplan_cpu_rope_append_reference(&step, 0, count, expected.data(), prompt.k.data(),
+                                        prompt.v.data(), prompt.rope.data(), ignored.bytes.data(),
+                                        ignored.bytes.data(), c.shape.heads, c.shape.kvHeads,
+                                        c.shape.headDim, c.format);
+      moeplan_cpu_rope_append_reference(&step, 0, count, rotatedKeys.data(), prompt.k.data(),
+                                        prompt.v.data(), prompt.rope.data(), ignored.bytes.data(),
+                                        ignored.bytes.data(), c.shape.kvHeads, c.shape.kvHeads,
+                                        c.shape.headDim, c.format);
+      for (size_t i = 0; i < q.size(); ++i)
+        ASSERT_NEAR(q[i], expected[i], rotationBound(4)) << describe(c);
+      Cache restKeys = prompt.keys, restValues = prompt.values;
+      for (uint32_t t = 0; t < count; ++t) {
+        const size_t row = c.shape.keyFloats(t);
+        EXPECT_TRUE(keys.holds(5 + t, rotatedKeys.data() + row, rotationBound(1))) << describe(c);
+        EXPECT_TRUE(values.holds(5 + t, prompt.v.data() + row, 0)) << describe(c);
+        restKeys.copyPosition(keys, 5 + t);
+        restValues.copyPosition(values, 5 + t);
+      }
+      restValues.clearBehind(5 + count);
+      EXPECT_EQ(keys.bytes, restKeys.bytes) << describe(c) << ", " << count << " tokens";
+      EXPECT_EQ(values.bytes, restValues.bytes) << describe(c) << ", " << count << " tokens";
     }
+  }
 }
 
 TEST_P(AttentionKernelTest, AttentionEqualsTheReference) {
-  std::vector<Constants> all;
-  for (const auto &[shape, format, window] : kCases)
-    all.push_back({{"num_heads", shape.heads},
-                   {"num_kv_heads", shape.kvHeads},
-                   {"head_dim", shape.headDim},
-                   {"kv_format", int64_t(format)},
-                   {"sliding_window", window}});
-  const std::vector<Kernel> kernels = compile("attention", 4, all);
-  size_t next = 0;
-  RandomNumbers random(5);
-  for (const auto &[shape, format, window] : kCases) {
-    const Kernel &kernel = kernels[next++];
-    // From the first position on; across a block of keys; two blocks and a rest behind.
-    for (auto [position, count] : {std::pair<uint64_t, uint32_t>{0, 9}, {60, 9}, {200, 1}}) {
-      const moeplan_step step{count, 0, position, position + count + 3};
-      auto q = random.floats(size_t(count * shape.heads * shape.headDim));
-      for (float &value : q)
-        value *= 4; // so that some positions matter more than others
-      const auto rows = int64_t(step.kv_capacity) * shape.kvHeads;
-      Weights keys(random, rows, shape.headDim, format);
-      Weights values(random, rows, shape.headDim, format);
-      const uint64_t tiles = uint64_t(count * shape.heads);
-      std::vector<float> expected(q.size()), actual(q.size());
-      moeplan_cpu_attention_reference(&step, 0, tiles, q.data(), keys.data(), values.data(),
-                                      expected.data(), shape.heads, shape.kvHeads, shape.headDim,
-                                      format, window);
-      std::vector<void *> bindings{q.data(), keys.bytes.data(), values.bytes.data(), actual.data()};
-      kernel.run(bindings, step, tiles);
-      // A score's error changes its weight by that much relative; e^x adds a few roundings.
-      // Weights sum to 1 and |v| < 1, so that these are errors of the sums, where numerator and
-      // denominator each add a rounding per position.
-      double scoreBound = 0;
-      for (uint64_t tile = 0; tile < tiles; ++tile)
-        for (int64_t row = 0; row < rows; ++row)
-          scoreBound =
-              std::max(scoreBound, dotBound(keys, row, q.data() + tile * uint64_t(shape.headDim)));
-      scoreBound /= std::sqrt(double(shape.headDim));
-      const double positions = double(position + count);
-      const double bound = 2 * scoreBound + (2 * positions + 24) * kUnitRoundoff;
+  const std::vector<Kernel> kernels = compileAttention(true);
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    for (auto [position, count] : kPrompts) {
+      const moeplan_step step = stepAt(position, count);
+      Prompt prompt(c, step, 100 + n);
+      prompt.keys.fill(prompt.random, position + count);
+      prompt.values.fill(prompt.random, position + count);
+      const uint64_t tiles = tilesOf(c, step, kManyTokens);
+      std::vector<float> expected(prompt.q.size()), actual(expected.size());
+      moeplan_cpu_attention_reference(&step, 0, tiles, prompt.q.data(), prompt.keys.bytes.data(),
+                                      prompt.values.bytes.data(), expected.data(), c.shape.heads,
+                                      c.shape.kvHeads, c.shape.headDim, c.format, c.window,
+                                      kManyTokens, 0);
+      kernels[n].run(
+          {prompt.q.data(), prompt.keys.bytes.data(), prompt.values.bytes.data(), actual.data()},
+          step, tiles);
+      const double error = bound(c, prompt.q, prompt.keys, 0);
       for (size_t i = 0; i < actual.size(); ++i)
-        ASSERT_NEAR(actual[i], expected[i], bound)
-            << shape.heads << " heads of " << shape.headDim << ", window " << window
-            << ", position " << position << ", element " << i;
-      bindings.back() = expected.data();
-      kernel.runInPieces(bindings, step, tiles);
-      EXPECT_EQ(actual, expected) << "in pieces";
+        ASSERT_NEAR(actual[i], expected[i], error)
+            << describe(c) << ", position " << position << ", element " << i;
+    }
+  }
+}
+
+TEST_P(AttentionKernelTest, ATokensResultDependsNeitherOnItsNeighboursNorOnTheTiles) {
+  const std::vector<Kernel> append = compileAppend(), single = compileVector();
+  const std::vector<Kernel> few = compileAttention(false), many = compileAttention(true);
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    for (auto [position, count] : kPrompts) {
+      const moeplan_step step = stepAt(position, count);
+      Prompt prompt(c, step, 200 + n);
+      // One by one.
+      std::vector<float> expected(prompt.q.size());
+      Cache keys = prompt.keys, values = prompt.values;
+      for (uint32_t t = 0; t < count; ++t) {
+        const moeplan_step one{1, 0, position + t, step.kv_capacity};
+        single[n].runInPieces(
+            {prompt.q.data() + c.shape.queryFloats(t), prompt.k.data() + c.shape.keyFloats(t),
+             prompt.v.data() + c.shape.keyFloats(t), prompt.rope.data() + t * c.shape.headDim,
+             keys.bytes.data(), values.bytes.data(), expected.data() + c.shape.queryFloats(t)},
+            one, uint64_t(c.shape.kvHeads));
+      }
+      // Together.
+      std::vector<float> q = prompt.q;
+      append[n].run({q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                     prompt.keys.bytes.data(), prompt.values.bytes.data()},
+                    step, count);
+      EXPECT_EQ(prompt.keys.bytes, keys.bytes) << describe(c);
+      EXPECT_EQ(prompt.values.bytes, values.bytes) << describe(c);
+      for (auto [kernel, tokensPerTile] :
+           {std::pair(&few[n], c.fewTokens), {&many[n], kManyTokens}})
+        for (uint32_t begin : {0u, count / 2, count}) {
+          const uint32_t first = c.logitsRows ? begin : 0;
+          const moeplan_step wanted{count, begin, position, step.kv_capacity};
+          std::vector<float> rows = expected, actual(q.size(), -7.0f);
+          std::fill_n(rows.begin(), c.shape.queryFloats(first), -7.0f);
+          kernel->runInPieces(
+              {q.data(), prompt.keys.bytes.data(), prompt.values.bytes.data(), actual.data()},
+              wanted, tilesOf(c, step, tokensPerTile));
+          EXPECT_EQ(actual, rows) << describe(c) << ", position " << position << ", rows from "
+                                  << begin << ", tiles of " << tokensPerTile;
+        }
+    }
+  }
+}
+
+TEST_P(AttentionKernelTest, ASingleTokenEqualsTheReference) {
+  const std::vector<Kernel> kernels = compileVector();
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    for (uint64_t position : {0, 1, 2, 3, 63, 64, 65, 200}) {
+      const moeplan_step step = stepAt(position, 1);
+      const Prompt prompt(c, step, 300 + n);
+      Cache keys = prompt.keys, values = prompt.values;
+      std::vector<float> actual(prompt.q.size());
+      kernels[n].run({prompt.q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                      keys.bytes.data(), values.bytes.data(), actual.data()},
+                     step, uint64_t(c.shape.kvHeads));
+      // The reference reads the kernel's own cache: a code that is rounded the other way is no
+      // error of attention.
+      std::vector<float> q = prompt.q, expected(q.size());
+      Cache referenceKeys = prompt.keys, referenceValues = prompt.values;
+      moeplan_cpu_rope_append_reference(&step, 0, 1, q.data(), prompt.k.data(), prompt.v.data(),
+                                        prompt.rope.data(), referenceKeys.bytes.data(),
+                                        referenceValues.bytes.data(), c.shape.heads,
+                                        c.shape.kvHeads, c.shape.headDim, c.format);
+      moeplan_cpu_attention_reference(&step, 0, uint64_t(c.shape.kvHeads), q.data(),
+                                      keys.bytes.data(), values.bytes.data(), expected.data(),
+                                      c.shape.heads, c.shape.kvHeads, c.shape.headDim, c.format,
+                                      c.window, 1, 0);
+      const double error = bound(c, q, keys, rotationBound(4));
+      for (size_t i = 0; i < actual.size(); ++i)
+        ASSERT_NEAR(actual[i], expected[i], error)
+            << describe(c) << ", position " << position << ", element " << i;
+      // The fused reference is the two of which it is made.
+      std::vector<float> fused(q.size());
+      Cache fusedKeys = prompt.keys, fusedValues = prompt.values;
+      moeplan_cpu_vector_attention_reference(
+          &step, 0, uint64_t(c.shape.kvHeads), prompt.q.data(), prompt.k.data(), prompt.v.data(),
+          prompt.rope.data(), fusedKeys.bytes.data(), fusedValues.bytes.data(), fused.data(),
+          c.shape.heads, c.shape.kvHeads, c.shape.headDim, c.format, c.window, 0);
+      EXPECT_EQ(fusedKeys.bytes, referenceKeys.bytes);
+      EXPECT_EQ(fusedValues.bytes, referenceValues.bytes);
+      if (!c.logitsRows)
+        continue;
+      // Without logits the caches are filled all the same.
+      const moeplan_step silent{1, 1, position, step.kv_capacity};
+      Cache silentKeys = prompt.keys, silentValues = prompt.values;
+      std::vector<float> untouched(q.size(), -7.0f), before = untouched;
+      kernels[n].run({prompt.q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                      silentKeys.bytes.data(), silentValues.bytes.data(), untouched.data()},
+                     silent, uint64_t(c.shape.kvHeads));
+      EXPECT_EQ(silentKeys.bytes, keys.bytes);
+      EXPECT_EQ(silentValues.bytes, values.bytes);
+      EXPECT_EQ(untouched, before);
     }
   }
 }
 
 TEST_P(AttentionKernelTest, ScoresFarApartDoNotOverflow) {
-  const Kernel kernel = compileOne("attention", 4,
-                                   {{"num_heads", int64_t(1)},
-                                    {"num_kv_heads", int64_t(1)},
-                                    {"head_dim", int64_t(2)},
-                                    {"kv_format", int64_t(MOEPLAN_FORMAT_F32)},
-                                    {"sliding_window", int64_t(0)}});
-  // The last of 100 positions has by far the largest score, then the first.
-  for (size_t winner : {size_t(99), size_t(0)}) {
-    std::vector<float> q{1e4f, 0}, keys(200), values(200, 1.0f), out(2);
-    keys[2 * winner] = 1e4f;
-    values[2 * winner] = 3;
-    kernel.run({q.data(), keys.data(), values.data(), out.data()}, {1, 0, 99, 100}, 1);
-    EXPECT_EQ(out, (std::vector<float>{3, 1}));
+  const Case cases[] = {{{1, 1, 2}, MOEPLAN_KV_F32, 0, 0, 1},
+                        {{1, 1, 2}, MOEPLAN_KV_BF16, 0, 0, 1},
+                        {{1, 1, 2}, MOEPLAN_KV_INT8, 0, 0, 1}};
+  std::vector<Constants> all;
+  for (const Case &c : cases)
+    all.push_back(attention(c, 1));
+  const std::vector<Kernel> kernels = compile("attention", 4, all);
+  for (size_t n = 0; n < std::size(cases); ++n) {
+    const Case &c = cases[n];
+    const moeplan_step step = stepAt(99, 1);
+    // The last of 100 positions has by far the largest score, then the first.
+    for (uint64_t winner : {99, 0}) {
+      Cache keys(c, false, step), values(c, true, step);
+      for (uint64_t position = 0; position < 100; ++position) {
+        const float key[] = {position == winner ? 8192.0f : 0.0f, 0};
+        const float value[] = {position == winner ? 3.0f : 1.0f, 1};
+        reference_kv_store(keys.bytes.data(), 0, 0, int64_t(position), key, 2, &step, c.format);
+        reference_kv_store(values.bytes.data(), 1, 0, int64_t(position), value, 2, &step, c.format);
+      }
+      const std::vector<float> q{8192.0f, 0};
+      std::vector<float> out(2);
+      kernels[n].run({q.data(), keys.bytes.data(), values.bytes.data(), out.data()}, step, 1);
+      EXPECT_FLOAT_EQ(out[0], 3) << describe(c);
+      EXPECT_NEAR(out[1], 1, c.format == MOEPLAN_KV_INT8 ? 0.5 * 3 / 127 : 0) << describe(c);
+    }
   }
 }
 

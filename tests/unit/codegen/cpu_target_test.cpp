@@ -1,9 +1,11 @@
 #include "compiler/codegen/cpu_target.h"
 #include "runtime/device/cpu_features.h"
+#include "tests/unit/codegen/kernel_test.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 
 namespace moeplan::compiler {
 namespace {
@@ -25,7 +27,6 @@ TEST(CpuTargetTest, ALevelNeedsItsExtensions) {
   const CpuTarget v3 = resolved("x86-64-v3");
   EXPECT_EQ(v3.cpu, "x86-64-v3");
   EXPECT_TRUE(v3.triple.starts_with("x86_64"));
-  EXPECT_EQ(v3.lanes, 8u);
   // The definition of the level: System V ABI, AMD64 supplement, table 3.1.
   for (const char *feature :
        {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sse4.2", "cx16"})
@@ -34,13 +35,37 @@ TEST(CpuTargetTest, ALevelNeedsItsExtensions) {
     EXPECT_FALSE(needs(v3, feature)) << feature;
 }
 
-TEST(CpuTargetTest, VectorsFillARegister) {
-  EXPECT_EQ(resolved("x86-64").lanes, 4u);
-  EXPECT_EQ(resolved("x86-64-v2").lanes, 4u);
-  EXPECT_EQ(resolved("x86-64-v3").lanes, 8u);
-  EXPECT_EQ(resolved("x86-64-v4").lanes, 16u);
-  EXPECT_EQ(resolved("znver4").lanes, 16u);
-  EXPECT_EQ(resolved("haswell").lanes, 8u);
+TEST(CpuTargetTest, ACpuGetsTheBestKernelsThatItRuns) {
+  const std::pair<const char *, std::string_view> expected[] = {{"x86-64", "baseline"},
+                                                                {"x86-64-v2", "baseline"},
+                                                                {"x86-64-v3", "avx2"},
+                                                                {"haswell", "avx2"},
+                                                                {"alderlake", "avxvnni"},
+                                                                {"x86-64-v4", "avx512"},
+                                                                {"skylake-avx512", "avx512"},
+                                                                {"cascadelake", "avx512vnni"},
+                                                                {"icelake-server", "avx512vnni"},
+                                                                {"cooperlake", "avx512bf16"},
+                                                                {"znver4", "avx512bf16"},
+                                                                {"sapphirerapids", "avx512bf16"}};
+  for (const auto &[cpu, kernels] : expected)
+    EXPECT_EQ(resolved(cpu).kernels->name, kernels) << cpu;
+}
+
+TEST(CpuTargetTest, EveryKernelLibraryIsOfSomeTargetOfTheKernelTests) {
+  std::set<std::string_view> tested;
+  for (const char *cpu : testing::kKernelTargets)
+    tested.insert(resolved(cpu).kernels->name);
+  for (const CpuKernelBitcode &kernels : kCpuKernelBitcodes)
+    EXPECT_TRUE(tested.contains(kernels.name)) << kernels.name;
+}
+
+TEST(CpuTargetTest, KernelLibrariesNeedOnlyWhatTheRuntimeCanDetect) {
+  for (const CpuKernelBitcode &kernels : kCpuKernelBitcodes) {
+    EXPECT_FALSE(kernels.bytes().empty()) << kernels.name;
+    for (std::string_view feature : kernels.needs)
+      EXPECT_TRUE(feature.empty() || isKnownCpuFeature(feature)) << feature;
+  }
 }
 
 TEST(CpuTargetTest, ALevelIncludesTheOneBelow) {

@@ -1,12 +1,62 @@
 #include "tests/unit/codegen/kernel_test.h"
 
 #include "runtime/device/cpu_features.h"
+#include "runtime/device/kernel_module.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace moeplan::testing {
+
+namespace {
+
+/// Zeroed memory whose end is the end of a page that no readable one follows.
+std::shared_ptr<char> allocateBeforeGuard(size_t bytes) {
+  const auto page = size_t(sysconf(_SC_PAGESIZE));
+  const size_t usable = (bytes + page - 1) / page * page;
+  void *begin = mmap(nullptr, usable + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (begin == MAP_FAILED || mprotect(begin, usable, PROT_READ | PROT_WRITE) != 0)
+    throw std::bad_alloc();
+  return {static_cast<char *>(begin) + usable - bytes,
+          [=](char *) { munmap(begin, usable + page); }};
+}
+
+/// Random numbers of a packed format: any code and zero, and scales from 2^-6 to 2^-3.
+struct RandomCodes {
+  RandomCodes(RandomNumbers &random, const WeightShape &shape)
+      : codes(shape.rows * shape.columns), scales(shape.rows * shape.groups()),
+        zeros(scales.size()) {
+    for (uint8_t &code : codes)
+      code = uint8_t(random.below(1u << shape.bits));
+    for (uint8_t &scale : scales)
+      scale = uint8_t(18 * 8 + random.below(3 * 8));
+    for (uint8_t &zero : zeros)
+      zero = uint8_t(random.below(256));
+  }
+  QuantizedView view() { return {codes.data(), scales.data(), zeros.data()}; }
+
+  std::vector<uint8_t> codes, scales, zeros;
+};
+
+/// Puts random bits where a packed weight has padding: no kernel may use it.
+void fillPadding(RandomNumbers &random, const FormatInfo &info, const WeightShape &shape,
+                 uint8_t *data, size_t bytes) {
+  // Padding is what stays zero where every number is all ones.
+  RandomCodes ones(random, shape);
+  std::fill(ones.codes.begin(), ones.codes.end(), uint8_t((1u << info.bits) - 1));
+  std::fill(ones.scales.begin(), ones.scales.end(), uint8_t(255));
+  std::fill(ones.zeros.begin(), ones.zeros.end(), uint8_t(255));
+  std::vector<uint8_t> mask(bytes);
+  info.packing->pack(shape, ones.view(), mask.data());
+  for (size_t i = 0; i < bytes; ++i)
+    data[i] = uint8_t(data[i] | (random.below(256) & ~mask[i]));
+}
+
+} // namespace
 
 std::vector<float> RandomNumbers::floats(size_t count) {
   std::vector<float> values(count);
@@ -17,98 +67,286 @@ std::vector<float> RandomNumbers::floats(size_t count) {
 Weights::Weights(RandomNumbers &random, int64_t rows, int64_t columns, moeplan_format format)
     : rows(rows), columns(columns), format(format) {
   const FormatInfo &info = *findFormat(uint32_t(format));
-  const WeightShape shape = this->shape();
-  bytes.resize(*formatBytes(info, shape.rows, shape.columns));
-  const auto elements = size_t(rows * columns);
-  if (!info.isPacked()) {
-    const std::vector<float> values = random.floats(elements);
-    for (size_t i = 0; i < elements; ++i) // the upper half of a float32 is a bf16
-      std::memcpy(bytes.data() + i * info.bits / 8,
-                  reinterpret_cast<const char *>(&values[i]) + 4 - info.bits / 8, info.bits / 8);
-    return;
+  const WeightShape shape{info.bits, info.groupSize, uint64_t(rows), uint64_t(columns)};
+  const size_t size = *formatBytes(info, shape.rows, shape.columns);
+  bytes = allocateBeforeGuard(size);
+  auto *data = reinterpret_cast<uint8_t *>(bytes.get());
+  if (info.isPacked()) {
+    RandomCodes numbers(random, shape);
+    info.packing->pack(shape, numbers.view(), data);
+    fillPadding(random, info, shape, data, size);
+    for (size_t i = 0; i < numbers.codes.size(); ++i) {
+      const size_t group = i / shape.columns * shape.groups() + i % shape.columns / info.groupSize;
+      offsets.push_back(decodeScale(numbers.scales[group]) *
+                        decodeZero(numbers.zeros[group], info.bits));
+    }
+  } else {
+    // The upper half of a float32 is a bf16. Padding is zero, as the format says.
+    const size_t width = info.bits / 8;
+    std::vector<uint8_t> numbers(size_t(rows * columns) * width);
+    for (size_t i = 0; i < numbers.size(); i += width) {
+      const float value = random.next();
+      std::memcpy(&numbers[i], reinterpret_cast<const char *>(&value) + 4 - width, width);
+    }
+    info.packing->pack(shape, {numbers.data(), nullptr, nullptr}, data);
   }
-  // Any code and zero, and scales from 2^-6 to 2^-3. Padding is not zero: no kernel may use it.
-  std::vector<uint8_t> codes(elements), scales(shape.rows * shape.groups()), zeros(scales.size());
-  for (uint8_t &code : codes)
-    code = uint8_t(random.below(1u << info.bits));
-  for (uint8_t &scale : scales)
-    scale = uint8_t(18 * 8 + random.below(3 * 8));
-  for (uint8_t &zero : zeros)
-    zero = uint8_t(random.below(256));
-  auto *data = reinterpret_cast<uint8_t *>(bytes.data());
-  std::vector<uint8_t> packed(bytes.size()), mask(bytes.size());
-  info.packing->pack(shape, {codes.data(), scales.data(), zeros.data()}, packed.data());
-  // What is padding: what stays zero where every number is all ones.
-  std::fill(codes.begin(), codes.end(), uint8_t((1u << info.bits) - 1));
-  std::fill(scales.begin(), scales.end(), uint8_t(255));
-  std::fill(zeros.begin(), zeros.end(), uint8_t(255));
-  info.packing->pack(shape, {codes.data(), scales.data(), zeros.data()}, mask.data());
-  for (size_t i = 0; i < packed.size(); ++i)
-    data[i] = uint8_t(packed[i] | (random.below(256) & ~mask[i]));
+  for (uint64_t row = 0; row < shape.rows; ++row)
+    for (uint64_t column = 0; column < shape.columns; ++column)
+      elements.push_back(info.packing->at(shape, data, row, column));
 }
 
-WeightShape Weights::shape() const {
-  const FormatInfo &info = *findFormat(uint32_t(format));
-  return {info.bits, info.groupSize, uint64_t(rows), uint64_t(columns)};
+float Weights::offsetAt(int64_t row, int64_t column) const {
+  return offsets.empty() ? 0 : offsets[size_t(row * columns + column)];
 }
 
-float Weights::at(int64_t row, int64_t column) const {
-  return findFormat(uint32_t(format))
-      ->packing->at(shape(), reinterpret_cast<const uint8_t *>(bytes.data()), uint64_t(row),
-                    uint64_t(column));
+Operands::Operands(int64_t rows, int64_t columns, int64_t forms)
+    : rows(rows), columns(columns), forms(forms), bytes(size_t(rows * rowBytes())) {}
+
+Operands::Operands(const std::vector<float> &x, int64_t columns, int64_t forms)
+    : Operands(int64_t(x.size()) / columns, columns, forms) {
+  const moeplan_step step{uint32_t(rows), 0, 0, 0};
+  moeplan_cpu_operand_reference(&step, 0, uint64_t(rows), x.data(), nullptr, bytes.data(), columns,
+                                0, 0, forms, 0);
 }
 
-void Kernel::runInPieces(std::vector<void *> bindings, const moeplan_step &step,
+const char *Operands::form(int64_t token, int64_t form) const {
+  return bytes.data() + token * rowBytes() + moeplan_form_offset(forms, form, columns);
+}
+
+std::vector<float> Operands::f32(int64_t token) const {
+  std::vector<float> values(static_cast<size_t>(columns));
+  std::memcpy(values.data(), form(token, MOEPLAN_FORM_F32), values.size() * sizeof(float));
+  return values;
+}
+
+const moeplan_q8_block &Operands::q8(int64_t token, int64_t block) const {
+  return reinterpret_cast<const moeplan_q8_block *>(form(token, MOEPLAN_FORM_Q8))[block];
+}
+
+double Operands::at(int64_t token, int64_t column, int64_t form) const {
+  if (form == MOEPLAN_FORM_Q8) {
+    const moeplan_q8_block &block = q8(token, column / MOEPLAN_BLOCK_COLUMNS);
+    return double(block.scale) * block.codes[column % MOEPLAN_BLOCK_COLUMNS];
+  }
+  const size_t width = form == MOEPLAN_FORM_F32 ? 4 : 2;
+  float value = 0;
+  std::memcpy(reinterpret_cast<char *>(&value) + 4 - width,
+              this->form(token, form) + size_t(column) * width, width);
+  return value;
+}
+
+Operands Operands::only(int64_t form) const {
+  Operands result(rows, columns, form);
+  for (int64_t token = 0; token < rows; ++token)
+    std::memcpy(result.row(token), this->form(token, form),
+                size_t(moeplan_form_bytes(form, columns)));
+  return result;
+}
+
+namespace {
+
+/// The nearest bf16, of two the even one, by the rounding of double to 8 bits.
+float nearestBf16(float x) {
+  if (x == 0 || !std::isfinite(x))
+    return x;
+  const int exponent = std::max(std::ilogb(x), -126) - 7;
+  return float(std::ldexp(std::nearbyint(std::ldexp(double(x), -exponent)), exponent));
+}
+
+::testing::AssertionResult failureAt(const char *what, int64_t column, double actual) {
+  return ::testing::AssertionFailure() << what << " at column " << column << ": " << actual;
+}
+
+/// Blocks whose largest number has no inverse in float32 count as zero.
+constexpr double kSmallestMaximum = 1e-35f;
+
+::testing::AssertionResult isQ8Of(const Operands &operands, int64_t token,
+                                  const std::vector<float> &x) {
+  constexpr int64_t kBlock = MOEPLAN_BLOCK_COLUMNS, kActivations = MOEPLAN_ACTIVATION_BLOCK;
+  for (int64_t first = 0; first < operands.columns; first += kActivations) {
+    const int64_t end = std::min(first + kActivations, operands.columns);
+    double maximum = 0;
+    for (int64_t k = first; k < end; ++k)
+      maximum = std::max(maximum, std::isfinite(x[size_t(k)]) ? double(std::abs(x[size_t(k)]))
+                                                              : double(INFINITY));
+    for (int64_t k = first; k < end; k += kBlock) {
+      const moeplan_q8_block &block = operands.q8(token, k / kBlock);
+      if (!std::isfinite(maximum)) {
+        if (std::isfinite(block.scale))
+          return failureAt("a finite scale of what is not", k, block.scale);
+        continue;
+      }
+      // Two roundings; in units in the last place where the scale is subnormal.
+      if (!(std::abs(block.scale - maximum / 127) <= maximum / 127 * 0x1p-23 + 0x1p-149))
+        return failureAt("scale", k, block.scale);
+      int sum = 0;
+      for (int64_t i = 0; i < kBlock; ++i) {
+        const int code = block.codes[i];
+        sum += code;
+        if (k + i >= end ? code != 0 : code < -127)
+          return failureAt("code", k + i, code);
+        if (k + i < end && maximum > kSmallestMaximum &&
+            !(std::abs(x[size_t(k + i)] - double(block.scale) * code) <=
+              double(block.scale) * (0.5 + 1e-4)))
+          return failureAt("code is not the nearest", k + i, code);
+        if (maximum <= kSmallestMaximum && code != 0)
+          return failureAt("code of a number without inverse", k + i, code);
+      }
+      if (block.sum != block.scale * float(sum))
+        return failureAt("sum", k, block.sum);
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+} // namespace
+
+::testing::AssertionResult isOperandOf(const Operands &operands, int64_t token,
+                                       const std::vector<float> &x) {
+  if ((operands.forms & MOEPLAN_FORM_F32) &&
+      std::memcmp(operands.form(token, MOEPLAN_FORM_F32), x.data(), x.size() * sizeof(float)) != 0)
+    return ::testing::AssertionFailure() << "the F32 form is another";
+  if (operands.forms & MOEPLAN_FORM_BF16) {
+    const int64_t padded = (operands.columns + MOEPLAN_BLOCK_COLUMNS - 1) / MOEPLAN_BLOCK_COLUMNS *
+                           MOEPLAN_BLOCK_COLUMNS;
+    for (int64_t k = 0; k < padded; ++k) {
+      const auto actual = float(operands.at(token, k, MOEPLAN_FORM_BF16));
+      const float expected = k < operands.columns ? nearestBf16(x[size_t(k)]) : 0.0f;
+      if (std::isnan(expected) ? !std::isnan(actual) : actual != expected)
+        return failureAt("bf16", k, actual) << ", expected " << expected;
+    }
+  }
+  return operands.forms & MOEPLAN_FORM_Q8 ? isQ8Of(operands, token, x)
+                                          : ::testing::AssertionSuccess();
+}
+
+namespace {
+
+std::vector<void *> mutableBindings(const std::vector<const void *> &bindings) {
+  std::vector<void *> result;
+  for (const void *binding : bindings)
+    result.push_back(const_cast<void *>(binding));
+  return result;
+}
+
+} // namespace
+
+void Kernel::run(std::vector<const void *> bindings, const moeplan_step &step,
+                 uint64_t tiles) const {
+  function_(mutableBindings(bindings).data(), &step, 0, tiles);
+}
+
+void Kernel::runInPieces(std::vector<const void *> bindings, const moeplan_step &step,
                          uint64_t tiles) const {
-  function_(bindings.data(), &step, tiles, tiles); // an empty range is allowed
+  const std::vector<void *> pointers = mutableBindings(bindings);
+  function_(pointers.data(), &step, tiles, tiles); // an empty range is allowed
   for (uint64_t end = tiles, size = 1; end > 0; size = size % 3 + 1) {
     const uint64_t begin = end - std::min(end, size);
-    function_(bindings.data(), &step, begin, end);
+    function_(pointers.data(), &step, begin, end);
     end = begin;
   }
 }
 
 void KernelTest::SetUp() {
-  auto resolved = compiler::resolveCpuTarget(GetParam());
-  if (!resolved)
-    FAIL() << llvm::toString(resolved.takeError());
-  target = *resolved;
+  auto resolve = [](const char *request) {
+    auto resolved = compiler::resolveCpuTarget(request);
+    if (!resolved)
+      throw std::runtime_error(llvm::toString(resolved.takeError()));
+    return *resolved;
+  };
+  target = resolve(GetParam());
   const std::vector<std::string> missing = missingCpuFeatures(target.features);
   if (!missing.empty())
-    GTEST_SKIP() << "this machine cannot run " << GetParam() << ": it lacks " << missing.front();
+    GTEST_SKIP() << "this machine cannot run " << GetParam() << " (kernels " << target.kernels->name
+                 << "): it lacks " << missing.front();
+  if (GetParam() != std::string("host") && target.kernels == resolve("host").kernels)
+    GTEST_SKIP() << "kernels " << target.kernels->name << " of " << GetParam()
+                 << " are tested as those of the host";
 }
 
 std::vector<Kernel> KernelTest::compile(const char *implementation, unsigned bindings,
-                                        const std::vector<Constants> &constants) {
+                                        const std::vector<Constants> &constants) const {
+  static std::map<std::string, Kernel> cache;
+  static std::vector<std::unique_ptr<KernelModule>> modules;
   std::vector<compiler::KernelSpec> specs;
-  for (const Constants &each : constants)
-    specs.push_back({"kernel_" + std::to_string(specs.size()), implementation, each, bindings});
-  auto library = compiler::compileKernels(specs, target);
-  if (!library)
-    throw std::runtime_error(llvm::toString(library.takeError()));
-  auto module = KernelModule::load(std::as_bytes(std::span(library->elf)));
-  if (!module.ok())
-    throw std::runtime_error(module.failure().message());
-  std::vector<Kernel> kernels;
-  for (size_t i = 0; i < specs.size(); ++i) {
-    EXPECT_GT(library->codeBytes[i], 0u);
-    kernels.push_back(module.value()->kernel(specs[i].symbol).value());
+  std::vector<std::string> keys, missing;
+  for (const Constants &each : constants) {
+    std::string key = target.cpu + " " + implementation;
+    for (const auto &[name, value] : each)
+      std::visit(
+          [&](auto number) {
+            key.append(name).append(reinterpret_cast<const char *>(&number), sizeof(number));
+          },
+          value);
+    if (!cache.contains(key) && std::find(missing.begin(), missing.end(), key) == missing.end()) {
+      specs.push_back({"kernel_" + std::to_string(specs.size()), implementation, each, bindings});
+      missing.push_back(key);
+    }
+    keys.push_back(std::move(key));
   }
-  modules_.push_back(std::move(module).value());
+  if (!specs.empty()) {
+    auto library = compiler::compileKernels(specs, target);
+    if (!library)
+      throw std::runtime_error(llvm::toString(library.takeError()));
+    auto module = KernelModule::load(std::as_bytes(std::span(library->elf)));
+    if (!module.ok())
+      throw std::runtime_error(module.failure().message());
+    for (size_t i = 0; i < specs.size(); ++i) {
+      EXPECT_GT(library->codeBytes[i], 0u);
+      cache.emplace(missing[i], module.value()->kernel(specs[i].symbol).value());
+    }
+    modules.push_back(std::move(module).value());
+  }
+  std::vector<Kernel> kernels;
+  for (const std::string &key : keys)
+    kernels.push_back(cache.at(key));
   return kernels;
+}
+
+double KernelTest::floatRoundings(int64_t columns) const {
+  const unsigned lanes = target.kernels->lanes;
+  return double(columns / lanes) + std::log2(lanes) + double(columns % lanes) + 2;
 }
 
 double KernelTest::dotBound(const Weights &w, int64_t row, const float *x) const {
   double sizes = 0;
   for (int64_t k = 0; k < w.columns; ++k)
     sizes += std::abs(double(x[k]) * w.at(row, k));
-  // Products round where the CPU has no fused multiply-add. The reference rounds once, to float32.
-  double roundings = double(w.columns / target.lanes) + std::log2(target.lanes) +
-                     double(w.columns % target.lanes) + 2;
-  // Packed weights have their rows in the lanes: one chain for even columns, one for odd ones.
-  if (findFormat(uint32_t(w.format))->isPacked())
-    roundings = double((w.columns + 1) / 2) + 3;
-  return roundings * kUnitRoundoff * sizes;
+  return floatRoundings(w.columns) * kUnitRoundoff * sizes;
+}
+
+double KernelTest::dotBound(const Weights &w, int64_t row, const Operands &x, int64_t token) const {
+  const int64_t form = moeplan_form_of(w.format);
+  double sizes = 0;
+  for (int64_t k = 0; k < w.columns; ++k)
+    sizes += std::abs(x.at(token, k, form) * w.at(row, k));
+  if (form == MOEPLAN_FORM_F32)
+    return floatRoundings(w.columns) * kUnitRoundoff * sizes;
+  // Two chains of pairs, each pair two roundings (products of bf16 are exact in float32), then
+  // their sum; the reference rounds once, to float32. vdpbf16ps takes and gives zeros for subnormal
+  // numbers.
+  if (form == MOEPLAN_FORM_BF16)
+    return double(MOEPLAN_PAIRS(w.columns) + 3) * kUnitRoundoff * sizes +
+           double(w.columns) * 0x1p-125;
+  // Exact sums over integers within a stretch of columns. Two terms each are rounded thrice at
+  // most, with the sum of activations they contain, and added to one chain. The reference rounds
+  // each activation and the result.
+  const int64_t stretch =
+      std::min<int64_t>(findFormat(uint32_t(w.format))->groupSize, MOEPLAN_ACTIVATION_BLOCK);
+  const double stretches = std::ceil(double(w.columns) / double(stretch));
+  double terms = 0;
+  for (int64_t first = 0; first < w.columns; first += stretch) {
+    double product = 0, blockSum = 0;
+    for (int64_t k = first; k < std::min(first + stretch, w.columns); ++k) {
+      const double activation = x.at(token, k, form);
+      product += activation * (double(w.at(row, k)) + w.offsetAt(row, k));
+      blockSum = (k % MOEPLAN_BLOCK_COLUMNS ? blockSum : 0) + activation * w.offsetAt(row, k);
+      if ((k + 1) % MOEPLAN_BLOCK_COLUMNS == 0 || k + 1 == w.columns)
+        terms += std::abs(blockSum);
+    }
+    terms += std::abs(product);
+  }
+  return ((2 * stretches + 4) * terms + 2 * sizes) * kUnitRoundoff;
 }
 
 } // namespace moeplan::testing

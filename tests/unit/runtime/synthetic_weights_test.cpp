@@ -58,7 +58,7 @@ TEST_F(SyntheticWeightsTest, EachWeightHasItsSizeAndStoredOnesStayAsTheyAre) {
     EXPECT_EQ(reinterpret_cast<uintptr_t>(bytes.data()) % kMappedAlignment, 0u);
   }
   EXPECT_EQ(copyOf(artifact->weight(ArtifactDraft::kDown)),
-            std::vector<std::byte>(48, std::byte('d')));
+            std::vector<std::byte>(*formatBytes(*findFormat("bf16"), 4, 6), std::byte('d')));
 }
 
 TEST_F(SyntheticWeightsTest, BytesDoNotDependOnTheNumberOfThreads) {
