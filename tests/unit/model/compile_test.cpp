@@ -131,15 +131,20 @@ TEST_F(CompileTest, TiersShareTheSegmentsThatTheyHaveInCommon) {
   EXPECT_EQ(plans["layers.1.experts.3.w2@bf16"], both);
   EXPECT_FALSE(plans.contains("layers.0.experts.0.w1@f32"));
 
-  // A bf16 number is the same number in float32, so that both plans compute the same.
+  // A bf16 number is the same number in float32; only the activations beside it are bf16 as well.
   const size_t vocabSize = moeplan_artifact_model_info(artifact.get()).vocab_size;
   const std::vector<int32_t> tokens = randomTokens(70, vocabSize);
   const SessionHandle first = createSession(artifact.get());
   const SessionHandle other = createSession(artifact.get(), {.plan = "mixed"});
   EXPECT_STREQ(moeplan_session_plan_name(first.get()), "small");
-  EXPECT_GT(moeplan_session_weight_bytes_per_token(other.get()),
+  // (The padding of tiles makes so small a bf16 weight larger than a float32 one.)
+  EXPECT_NE(moeplan_session_weight_bytes_per_token(other.get()),
             moeplan_session_weight_bytes_per_token(first.get()));
-  EXPECT_EQ(logitsOf(first.get(), tokens, vocabSize), logitsOf(other.get(), tokens, vocabSize));
+  const std::vector<float> logits = logitsOf(first.get(), tokens, vocabSize);
+  const std::vector<float> others = logitsOf(other.get(), tokens, vocabSize);
+  ASSERT_EQ(logits.size(), others.size());
+  for (size_t i = 0; i < logits.size(); ++i)
+    ASSERT_NEAR(logits[i], others[i], 0.02);
 }
 
 TEST_F(CompileTest, AFormatThatKeepsMoreOfAWeightChangesTheLogits) {
@@ -165,10 +170,12 @@ TEST_F(CompileTest, ACheckpointThatCannotBeReadKeepsTheExistingOutput) {
 
 TEST_F(CompileTest, ADiskThatFillsUpKeepsTheExistingOutput) {
   writeFile(path("out.moeplan"), "what was there");
-  checkpoint("checkpoint");
+  RandomCheckpointOptions options; // of 4 MB
+  options.tokenizer = kTinyMixtral / "tokenizer.model";
+  writeRandomCheckpoint(path("checkpoint"), options);
   std::string error;
   {
-    FileSizeLimit limit(100000); // room for the kernels' temporary files, not for an artifact
+    FileSizeLimit limit(2000000); // room for the kernels' temporary files, not for the weights
     error = compileError(path("checkpoint"), path("out.moeplan"));
   }
   EXPECT_NE(error.find("out.moeplan: cannot write: File too large"), std::string::npos) << error;

@@ -91,6 +91,7 @@ TEST_F(QuantizedModelTest, MixedFormatsEqualTheReference) {
   options.expertFormatFile = directory.path() / "formats.txt";
   options.expertFormat = "int3g128";
   options.nonExpertFormat = "int8";
+  options.kvFormat = "f32";
   compileArtifact(options);
   open(options.output);
   const ReferenceModel expected = reference(*model.checkpoint);
@@ -103,10 +104,16 @@ TEST_F(QuantizedModelTest, MixedFormatsEqualTheReference) {
     const std::vector<float> actual =
         logitsOf(session.get(), std::span(tokens).first(count), model.vocabSize(), chunk);
     float largest = 0;
-    for (size_t i = 0; i < actual.size(); ++i)
+    double sum = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
       largest = std::max(largest, std::abs(actual[i] - logits[i]));
-    std::cout << "chunks of " << chunk << ": max |logit difference| " << largest << "\n";
-    EXPECT_LE(largest, 1e-4f);
+      sum += std::abs(actual[i] - logits[i]);
+    }
+    // The weights are the same; activations beside them have 8 bits.
+    std::cout << "chunks of " << chunk << ": max |logit difference| " << largest << ", mean "
+              << sum / double(actual.size()) << "\n";
+    EXPECT_LE(largest, 0.15f);
+    EXPECT_LE(sum / double(actual.size()), 0.01);
   }
   // Quantising does change the model.
   const SessionHandle exact = createSession(model.artifact.get());
@@ -154,7 +161,7 @@ TEST_F(QuantizedModelTest, TwoArtifactsInOneProcessKeepTheirOwnKernels) {
   EXPECT_EQ(logitsOf(first.get(), tokens, model.vocabSize()), before);
   const std::vector<float> expected = reference(*model.checkpoint).logits(tokens);
   for (size_t i = 0; i < quantised.size(); ++i)
-    ASSERT_NEAR(quantised[i], expected[i], 1e-4f);
+    ASSERT_NEAR(quantised[i], expected[i], 0.02f); // activations have 8 bits
 }
 
 } // namespace

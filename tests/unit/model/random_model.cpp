@@ -70,7 +70,13 @@ CompiledModel::CompiledModel(const RandomCheckpointOptions &options) {
   if (!opened)
     throw std::runtime_error(llvm::toString(opened.takeError()));
   checkpoint = std::move(*opened);
-  compileArtifact(checkpointPath(), artifactPath());
+  // With float32 everywhere activations are float32 too, and nothing but rounding is between the
+  // kernels and the reference.
+  compiler::CompileOptions compilation;
+  compilation.checkpoint = checkpointPath();
+  compilation.output = artifactPath();
+  compilation.expertFormat = compilation.nonExpertFormat = compilation.kvFormat = "f32";
+  compileArtifact(compilation);
   artifact = openArtifact(artifactPath());
 }
 

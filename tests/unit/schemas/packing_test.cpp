@@ -86,28 +86,28 @@ std::vector<uint64_t> bitsOf(std::string_view name, uint64_t row, uint64_t colum
 }
 
 TEST(PackingTest, CodesLieWhereTheAbiSays) {
-  // Three blocks a tile, in one or two chunks of two groups. Row 18, column 41: tile 1, row 2 in
-  // it, block 1, column 9: quad 2, byte 1.
+  // Three blocks a tile, in one to three groups. Row 18, column 41: tile 1, row 2 in it, block 1,
+  // column 9: quad 2, byte 1.
   auto bit = [](uint64_t tileBytes, uint64_t blockOffset, uint64_t word, uint64_t byteShift) {
     return (tileBytes + blockOffset) * 8 + (word * 16 + 2) * 32 + 8 * 1 + byteShift;
   };
   constexpr uint64_t kInt8 = 3 * 8 * 64 + 3 * 32, kInt4 = 3 * 4 * 64 + 2 * 32,
                      kInt2 = 3 * 2 * 64 + 3 * 32, kInt3 = 3 * 3 * 64 + 1 * 32;
   using Bits = std::vector<uint64_t>;
-  EXPECT_EQ(bitsOf("int8g32", 18, 41, 128), Bits{bit(kInt8, 8 * 64, 2, 7)});
+  EXPECT_EQ(bitsOf("int8g32", 18, 41, 128), Bits{bit(kInt8, 8 * 64 + 32, 2, 7)});
   EXPECT_EQ(bitsOf("int4g64", 18, 41, 8), Bits{bit(kInt4, 4 * 64, 1, 3)});
-  EXPECT_EQ(bitsOf("int2g32", 18, 41, 1), Bits{bit(kInt2, 2 * 64, 0, 4)});
+  EXPECT_EQ(bitsOf("int2g32", 18, 41, 1), Bits{bit(kInt2, 2 * 64 + 32, 0, 4)});
   EXPECT_EQ(bitsOf("int3g128", 18, 41, 5),
             (Bits{bit(kInt3, 3 * 64, 0, 4), bit(kInt3, 3 * 64, 2, 2)}));
-  // Column 69, in block 2: behind the scales of the first chunk, where groups are of 32. Quad 1.
-  EXPECT_EQ(bitsOf("int8g32", 18, 69, 128), Bits{bit(kInt8, 2 * 8 * 64 + 2 * 32, 1, 7)});
-  EXPECT_EQ(bitsOf("int4g64", 18, 69, 8), Bits{bit(kInt4, 2 * 4 * 64, 0, 7)});
+  // Column 69, in block 2: behind the scales of all groups before its own. Quad 1.
+  EXPECT_EQ(bitsOf("int8g32", 18, 69, 128), Bits{bit(kInt8, 2 * (8 * 64 + 32), 1, 7)});
+  EXPECT_EQ(bitsOf("int4g64", 18, 69, 8), Bits{bit(kInt4, 2 * 4 * 64 + 32, 0, 7)});
 }
 
-TEST(PackingTest, ScalesFollowTheCodesOfTheirChunk) {
+TEST(PackingTest, ScalesFollowTheCodesOfTheirGroup) {
   const FormatInfo &format = named("int4g32");
   Numbers n(format, 33, 70);
-  n.scales[18 * 3 + 1] = 0xdd; // row 18: the second of the first chunk, and the short last group
+  n.scales[18 * 3 + 1] = 0xdd; // row 18: the second group, and the short last one
   n.zeros[18 * 3 + 1] = 0xcc;
   n.scales[18 * 3 + 2] = 0xff;
   n.zeros[18 * 3 + 2] = 0xee;
