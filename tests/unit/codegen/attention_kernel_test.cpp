@@ -4,6 +4,7 @@
 #include "kv_formats.h"
 
 #include <cmath>
+#include <limits>
 
 namespace moeplan::testing {
 namespace {
@@ -436,6 +437,29 @@ TEST_P(AttentionKernelTest, ScoresFarApartDoNotOverflow) {
       EXPECT_FLOAT_EQ(out[0], 3) << describe(c);
       EXPECT_NEAR(out[1], 1, c.format == MOEPLAN_KV_INT8 ? 0.5 * 3 / 127 : 0) << describe(c);
     }
+  }
+}
+
+TEST_P(AttentionKernelTest, WhatIsNotFiniteIsNotLostInTheCache) {
+  const std::vector<Kernel> kernels = compileVector();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    const moeplan_step step = stepAt(3, 1);
+    // An infinite key may well have no weight.
+    for (auto [bad, inKey] :
+         {std::pair(kNan, true), {kNan, false}, {kInfinity, false}, {-kInfinity, false}})
+      for (int64_t at : {int64_t(0), c.shape.headDim - 1}) {
+        Prompt prompt(c, step, 400 + n);
+        (inKey ? prompt.k : prompt.v)[size_t(at)] = bad;
+        std::vector<float> out(prompt.q.size());
+        kernels[n].run({prompt.q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                        prompt.keys.bytes.data(), prompt.values.bytes.data(), out.data()},
+                       step, uint64_t(c.shape.kvHeads));
+        EXPECT_FALSE(std::isfinite(out[size_t(at)]))
+            << describe(c) << ": " << bad << (inKey ? " in a key" : " in a value");
+      }
   }
 }
 
