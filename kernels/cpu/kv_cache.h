@@ -31,11 +31,16 @@ INLINE int64_t bf16_value_index(int64_t position, int64_t i, int64_t kv_capacity
 }
 
 INLINE void store_int8_row(char *row, const float *x, int64_t head_dim) {
-  float maximum = 0;
+  /* Compared as integers, as in quantize.h: infinity and NaN reach the scale and are not lost. */
+  uint32_t largest = 0;
   for (int64_t i = 0; i < head_dim; ++i) {
-    const float magnitude = __builtin_fabsf(x[i]);
-    maximum = magnitude > maximum ? magnitude : maximum;
+    uint32_t magnitude;
+    __builtin_memcpy(&magnitude, x + i, 4);
+    magnitude &= 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
   }
+  float maximum;
+  __builtin_memcpy(&maximum, &largest, 4);
   const float inverse = maximum > 1e-35f ? 127 / maximum : 0;
   for (int64_t i = 0; i < head_dim; ++i) {
     const float rounded = x[i] * inverse + ROUNDING_OFFSET;

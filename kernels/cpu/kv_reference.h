@@ -23,9 +23,7 @@ static inline int64_t reference_kv_byte(int is_value, int64_t head, int64_t posi
 static inline void reference_kv_store(void *cache, int is_value, int64_t head, int64_t position,
                                       const float *x, int64_t head_dim, const moeplan_step *step,
                                       int64_t kv_format) {
-  float maximum = 0;
-  for (int64_t i = 0; i < head_dim; ++i)
-    maximum = fmaxf(maximum, fabsf(x[i]));
+  const float maximum = reference_maximum(x, head_dim);
   for (int64_t i = 0; i < head_dim; ++i) {
     char *at = (char *)cache +
                reference_kv_byte(is_value, head, position, i, head_dim, step, kv_format);
@@ -35,7 +33,7 @@ static inline void reference_kv_store(void *cache, int is_value, int64_t head, i
     else if (kv_format == MOEPLAN_KV_BF16)
       memcpy(at, &half, 2);
     else
-      *at = (char)(int8_t)(maximum > 1e-35f ? rint(x[i] * 127.0 / maximum) : 0);
+      *at = (char)(int8_t)reference_code(x[i], maximum);
   }
   if (kv_format == MOEPLAN_KV_INT8) {
     const float scale = maximum / 127;

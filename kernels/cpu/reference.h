@@ -108,6 +108,20 @@ static inline double reference_operand_dot(int64_t format, const void *w, int64_
   return sum;
 }
 
+/* The largest |x|; NaN where one of them is. */
+static inline float reference_maximum(const float *x, int64_t count) {
+  float maximum = 0;
+  for (int64_t i = 0; i < count; ++i)
+    if (!isnan(maximum) && !(fabsf(x[i]) <= maximum))
+      maximum = fabsf(x[i]);
+  return maximum;
+}
+
+/* The 8-bit code of x beside that maximum: 0 where it has no inverse in float32. */
+static inline int reference_code(float x, float maximum) {
+  return maximum > 1e-35f && !isinf(maximum) ? (int)rint(x * 127.0 / maximum) : 0;
+}
+
 /* Columns begin .. end - 1; begin is a multiple of MOEPLAN_ACTIVATION_BLOCK. */
 static inline void reference_store_operand(char *row, int64_t forms, int64_t columns, int64_t begin,
                                            int64_t end, const float *values) {
@@ -124,18 +138,15 @@ static inline void reference_store_operand(char *row, int64_t forms, int64_t col
   for (int64_t first = begin; first < end; first += MOEPLAN_ACTIVATION_BLOCK) {
     const int64_t last =
         first + MOEPLAN_ACTIVATION_BLOCK < end ? first + MOEPLAN_ACTIVATION_BLOCK : end;
-    float maximum = 0;
-    for (int64_t k = first; k < last; ++k)
-      maximum = fmaxf(maximum, fabsf(values[k - begin]));
+    const float maximum = reference_maximum(values + (first - begin), last - first);
     const float scale = maximum / 127;
     for (int64_t k = first; k < last; k += 32) {
       char *block = blocks + k / 32 * 40;
       int sum = 0;
       for (int64_t i = 0; i < 32; ++i) {
-        const double code =
-            k + i < last && maximum > 1e-35f ? rint(values[k + i - begin] * 127.0 / maximum) : 0;
+        const int code = k + i < last ? reference_code(values[k + i - begin], maximum) : 0;
         block[i] = (char)(int8_t)code;
-        sum += (int)code;
+        sum += code;
       }
       const float scaled = scale * (float)sum;
       memcpy(block + 32, &scale, 4);

@@ -4,6 +4,7 @@
 #include "kv_formats.h"
 
 #include <cmath>
+#include <limits>
 
 namespace moeplan::testing {
 namespace {
@@ -20,7 +21,7 @@ struct Case {
   Shape shape;
   moeplan_kv_format format;
   int64_t window, logitsRows;
-  int64_t fewTokens; ///< per tile, beside kManyTokens
+  int64_t fewTokens; ///< per tile, beside kManyTokens; on the host
 };
 constexpr int64_t kManyTokens = 16;
 constexpr Case kCases[] = {
@@ -315,7 +316,8 @@ TEST_P(AttentionKernelTest, AttentionEqualsTheReference) {
 
 TEST_P(AttentionKernelTest, ATokensResultDependsNeitherOnItsNeighboursNorOnTheTiles) {
   const std::vector<Kernel> append = compileAppend(), single = compileVector();
-  const std::vector<Kernel> few = compileAttention(false), many = compileAttention(true);
+  const std::vector<Kernel> many = compileAttention(true),
+                            few = isHost() ? compileAttention(false) : many;
   for (size_t n = 0; n < std::size(kCases); ++n) {
     const Case &c = kCases[n];
     for (auto [position, count] : kPrompts) {
@@ -340,7 +342,7 @@ TEST_P(AttentionKernelTest, ATokensResultDependsNeitherOnItsNeighboursNorOnTheTi
       EXPECT_EQ(prompt.keys.bytes, keys.bytes) << describe(c);
       EXPECT_EQ(prompt.values.bytes, values.bytes) << describe(c);
       for (auto [kernel, tokensPerTile] :
-           {std::pair(&few[n], c.fewTokens), {&many[n], kManyTokens}})
+           {std::pair(&few[n], isHost() ? c.fewTokens : kManyTokens), {&many[n], kManyTokens}})
         for (uint32_t begin : {0u, count / 2, count}) {
           const uint32_t first = c.logitsRows ? begin : 0;
           const moeplan_step wanted{count, begin, position, step.kv_capacity};
@@ -435,6 +437,29 @@ TEST_P(AttentionKernelTest, ScoresFarApartDoNotOverflow) {
       EXPECT_FLOAT_EQ(out[0], 3) << describe(c);
       EXPECT_NEAR(out[1], 1, c.format == MOEPLAN_KV_INT8 ? 0.5 * 3 / 127 : 0) << describe(c);
     }
+  }
+}
+
+TEST_P(AttentionKernelTest, WhatIsNotFiniteIsNotLostInTheCache) {
+  const std::vector<Kernel> kernels = compileVector();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (size_t n = 0; n < std::size(kCases); ++n) {
+    const Case &c = kCases[n];
+    const moeplan_step step = stepAt(3, 1);
+    // An infinite key may well have no weight.
+    for (auto [bad, inKey] :
+         {std::pair(kNan, true), {kNan, false}, {kInfinity, false}, {-kInfinity, false}})
+      for (int64_t at : {int64_t(0), c.shape.headDim - 1}) {
+        Prompt prompt(c, step, 400 + n);
+        (inKey ? prompt.k : prompt.v)[size_t(at)] = bad;
+        std::vector<float> out(prompt.q.size());
+        kernels[n].run({prompt.q.data(), prompt.k.data(), prompt.v.data(), prompt.rope.data(),
+                        prompt.keys.bytes.data(), prompt.values.bytes.data(), out.data()},
+                       step, uint64_t(c.shape.kvHeads));
+        EXPECT_FALSE(std::isfinite(out[size_t(at)]))
+            << describe(c) << ": " << bad << (inKey ? " in a key" : " in a value");
+      }
   }
 }
 

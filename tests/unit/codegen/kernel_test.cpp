@@ -259,7 +259,7 @@ void KernelTest::SetUp() {
   if (!missing.empty())
     GTEST_SKIP() << "this machine cannot run " << GetParam() << " (kernels " << target.kernels->name
                  << "): it lacks " << missing.front();
-  if (GetParam() != std::string("host") && target.kernels == resolve("host").kernels)
+  if (!isHost() && target.kernels == resolve("host").kernels)
     GTEST_SKIP() << "kernels " << target.kernels->name << " of " << GetParam()
                  << " are tested as those of the host";
 }

@@ -107,6 +107,10 @@ class KernelTest : public ::testing::TestWithParam<const char *> {
 protected:
   void SetUp() override;
 
+  /// The host's kernels are tested in every specialisation. The others, which differ from them in
+  /// instructions alone, in each that has its own code.
+  bool isHost() const { return std::string(GetParam()) == "host"; }
+
   /// Specialises micro-kernel `implementation`, which has `bindings` operands, once per element.
   /// Kept for later tests: this is what takes the time.
   std::vector<Kernel> compile(const char *implementation, unsigned bindings,

@@ -134,6 +134,8 @@ TEST_P(OperandKernelTest, ZerosSubnormalsAndWhatIsNotFinite) {
       x[size_t(at)] = bad;
       const Operands operand = operandOf(x);
       EXPECT_TRUE(isOperandOf(operand, 0, x)) << bad << " at " << at;
+      EXPECT_TRUE(isOperandOf(Operands(x, kColumns, kAllForms), 0, x))
+          << "the reference, " << bad << " at " << at;
       for (int64_t block = 0; block * MOEPLAN_BLOCK_COLUMNS < kColumns; ++block) {
         const bool hit = block * MOEPLAN_BLOCK_COLUMNS / MOEPLAN_ACTIVATION_BLOCK ==
                          at / MOEPLAN_ACTIVATION_BLOCK;
