@@ -161,7 +161,7 @@ TEST_F(QuantizedModelTest, TwoArtifactsInOneProcessKeepTheirOwnKernels) {
   EXPECT_EQ(logitsOf(first.get(), tokens, model.vocabSize()), before);
   const std::vector<float> expected = reference(*model.checkpoint).logits(tokens);
   for (size_t i = 0; i < quantised.size(); ++i)
-    ASSERT_NEAR(quantised[i], expected[i], 0.02f); // activations have 8 bits
+    ASSERT_NEAR(quantised[i], expected[i], 0.05f); // activations have 8 bits
 }
 
 } // namespace

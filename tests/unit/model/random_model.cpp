@@ -70,14 +70,17 @@ CompiledModel::CompiledModel(const RandomCheckpointOptions &options) {
   if (!opened)
     throw std::runtime_error(llvm::toString(opened.takeError()));
   checkpoint = std::move(*opened);
-  // With float32 everywhere activations are float32 too, and nothing but rounding is between the
-  // kernels and the reference.
-  compiler::CompileOptions compilation;
-  compilation.checkpoint = checkpointPath();
-  compilation.output = artifactPath();
-  compilation.expertFormat = compilation.nonExpertFormat = compilation.kvFormat = "f32";
-  compileArtifact(compilation);
+  compileArtifact(checkpointPath(), artifactPath());
   artifact = openArtifact(artifactPath());
+}
+
+ArtifactHandle CompiledModel::compileExact() const {
+  compiler::CompileOptions options;
+  options.checkpoint = checkpointPath();
+  options.output = directory.path() / "exact.moeplan";
+  options.expertFormat = options.nonExpertFormat = options.kvFormat = "f32";
+  compileArtifact(options);
+  return openArtifact(options.output);
 }
 
 const CompiledModel &compiledModel(const RandomModelVariant &variant) {

@@ -31,6 +31,9 @@ struct CompiledModel {
   std::filesystem::path checkpointPath() const { return directory.path() / "checkpoint"; }
   std::filesystem::path artifactPath() const { return directory.path() / "model.moeplan"; }
   size_t vocabSize() const { return checkpoint->config().vocabSize; }
+  /// The model with float32 weights and KV cache: activations then are float32 too, and nothing but
+  /// rounding is between the kernels and a reference.
+  ArtifactHandle compileExact() const;
 
   TemporaryDirectory directory;
   std::unique_ptr<compiler::Checkpoint> checkpoint;
