@@ -29,6 +29,8 @@ struct Quantization {
   std::string run(std::string_view format, std::string_view quantizer,
                   const compiler::Calibration &calibration = {}, unsigned threads = 1);
   float at(uint64_t row, uint64_t column) const;
+  /// Codes, scales and zeros, one behind the other: the same in every layout.
+  std::vector<uint8_t> numbers() const;
   /// Mean squared error.
   double error() const;
 
