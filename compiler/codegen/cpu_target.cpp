@@ -74,7 +74,8 @@ Expected<CpuTarget> moeplan::compiler::resolveCpuTarget(StringRef request) {
   target.llvmFeatures = join(switches.begin(), switches.end(), ",");
 
   target.kernels = find_if(kCpuKernelBitcodes, [&](const CpuKernelBitcode &kernels) {
-    return kernels.runsOn([&](StringRef feature) { return is_contained(target.features, feature); });
+    return kernels.runsOn(
+        [&](StringRef feature) { return is_contained(target.features, feature); });
   });
   return target;
 }

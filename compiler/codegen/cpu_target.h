@@ -14,10 +14,10 @@ namespace moeplan::compiler {
 
 /// A CPU that machine code can be made for and, later, recognised by what it needs.
 struct CpuTarget {
-  std::string cpu;                   ///< LLVM's name: "znver4", "x86-64-v3"
-  std::string triple;                ///< "x86_64-pc-linux-gnu"
-  std::vector<std::string> features; ///< every ISA extension the code may use, sorted
-  std::string llvmFeatures;          ///< the same for LLVM: "+avx2,-avx512f,..."
+  std::string cpu;                           ///< LLVM's name: "znver4", "x86-64-v3"
+  std::string triple;                        ///< "x86_64-pc-linux-gnu"
+  std::vector<std::string> features;         ///< every ISA extension the code may use, sorted
+  std::string llvmFeatures;                  ///< the same for LLVM: "+avx2,-avx512f,..."
   const CpuKernelBitcode *kernels = nullptr; ///< the best micro-kernels for it; never null
 };
 

@@ -202,7 +202,8 @@ private:
         m.getNumExperts(), m.getNumExpertsPerTok(), m.getRmsNormEps().getValueAsDouble(),
         m.getRopeTheta().getValueAsDouble(), m.getSlidingWindow(), m.getMaxPositionEmbeddings(),
         m.getTieWordEmbeddings(), m.getBosTokenId(), builder.CreateVector(eos),
-        static_cast<fb::KvFormat>(findKvFormat(std::string_view(m.getKvCacheFormat().getValue()))->id));
+        static_cast<fb::KvFormat>(
+            findKvFormat(std::string_view(m.getKvCacheFormat().getValue()))->id));
   }
 
   const MetadataInput &in;

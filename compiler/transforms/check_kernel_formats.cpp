@@ -48,11 +48,10 @@ struct CheckKernelFormatsPass : compiler::impl::CheckKernelFormatsBase<CheckKern
     };
     if (auto weight = operand.getDefiningOp<plan::WeightOp>()) {
       // Vectors are float32, and so are the weights of kernels without the constant.
-      bool isVector =
-          symbols.lookup<plan::SegmentOp>(weight.getSegment()).getShape().size() == 1;
-      const FormatInfo *read = findFormat(uint32_t(
-          isVector ? int64_t(MOEPLAN_FORMAT_F32)
-                   : constantOf(kernel, "weight_format").value_or(MOEPLAN_FORMAT_F32)));
+      bool isVector = symbols.lookup<plan::SegmentOp>(weight.getSegment()).getShape().size() == 1;
+      const FormatInfo *read = findFormat(
+          uint32_t(isVector ? int64_t(MOEPLAN_FORMAT_F32)
+                            : constantOf(kernel, "weight_format").value_or(MOEPLAN_FORMAT_F32)));
       if (formatOf(weight.getSegmentAttr()) != read)
         return dispatch.emitError() << "kernel '" << kernel.getSymName() << "' reads "
                                     << (read ? StringRef(read->name) : "no known format")

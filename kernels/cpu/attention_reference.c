@@ -13,8 +13,8 @@ static void attend_reference(const moeplan_step *step, const float *query, const
   for (int64_t j = first; j <= last; ++j) {
     double dot = 0;
     for (int64_t i = 0; i < head_dim; ++i)
-      dot += (double)query[i] *
-             reference_kv_load(keys, 0, kv_head, j, i, head_dim, step, kv_format);
+      dot +=
+          (double)query[i] * reference_kv_load(keys, 0, kv_head, j, i, head_dim, step, kv_format);
     score[j] = dot / sqrt((double)head_dim);
     maximum = fmax(maximum, score[j]);
   }
@@ -48,11 +48,13 @@ void moeplan_cpu_attention_reference(MOEPLAN_TILE_RANGE, const float *restrict q
     }
 }
 
-void moeplan_cpu_vector_attention_reference(
-    MOEPLAN_TILE_RANGE, const float *restrict q, const float *restrict k, const float *restrict v,
-    const float *restrict rope, void *restrict keys, void *restrict values, float *restrict out,
-    int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, int64_t kv_format,
-    int64_t sliding_window, int64_t logits_rows) {
+void moeplan_cpu_vector_attention_reference(MOEPLAN_TILE_RANGE, const float *restrict q,
+                                            const float *restrict k, const float *restrict v,
+                                            const float *restrict rope, void *restrict keys,
+                                            void *restrict values, float *restrict out,
+                                            int64_t num_heads, int64_t num_kv_heads,
+                                            int64_t head_dim, int64_t kv_format,
+                                            int64_t sliding_window, int64_t logits_rows) {
   (void)tile_begin, (void)tile_end; /* all of them */
   const size_t bytes = (size_t)(num_heads * head_dim) * 4;
   float *rotated = malloc(bytes);

@@ -5,8 +5,7 @@ INLINE float table_element(const void *table, int64_t row, int64_t column, int64
   if (format == MOEPLAN_FORMAT_F32)
     return ((const float *)table)[row * columns + column];
   if (format == MOEPLAN_FORMAT_BF16)
-    return bf16_to_f32(
-        ((const uint16_t *)table)[MOEPLAN_PAIR_INDEX(row, column, columns)]);
+    return bf16_to_f32(((const uint16_t *)table)[MOEPLAN_PAIR_INDEX(row, column, columns)]);
   const packed_weight packed = {table, rows, columns, moeplan_format_bits((unsigned)format),
                                 5 + ((int)format - MOEPLAN_FORMAT_INT8G32) % 3};
   return packed_element(packed, row, column);

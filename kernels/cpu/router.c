@@ -6,9 +6,8 @@ INLINE void route(const float *row, const float *gate, int32_t *id, float *weigh
                   int64_t num_experts, int64_t top_k) {
   float score[num_experts];
   int64_t expert = 0;
-  FOR_ROW_TILES(expert, num_experts, F32_ROW_TILE_SINGLE, {
-    f32_dot_tile(&row, gate, expert, features, 1, rows, score + expert);
-  });
+  FOR_ROW_TILES(expert, num_experts, F32_ROW_TILE_SINGLE,
+                { f32_dot_tile(&row, gate, expert, features, 1, rows, score + expert); });
   float sum = 0;
   for (int64_t k = 0; k < top_k; ++k) {
     int64_t best = -1;

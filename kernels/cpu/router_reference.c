@@ -63,11 +63,10 @@ void moeplan_cpu_group_by_expert_reference(MOEPLAN_TILE_RANGE, const int32_t *re
 void moeplan_cpu_vector_router_reference(MOEPLAN_TILE_RANGE, const float *restrict x,
                                          const float *restrict scale, const float *restrict gate,
                                          uint32_t *restrict expert_begin,
-                                         uint32_t *restrict slot_token,
-                                         float *restrict slot_weight, void *restrict operand,
-                                         int64_t features, int64_t num_experts, int64_t top_k,
-                                         int64_t normalize, double epsilon, int64_t forms,
-                                         int64_t logits_rows) {
+                                         uint32_t *restrict slot_token, float *restrict slot_weight,
+                                         void *restrict operand, int64_t features,
+                                         int64_t num_experts, int64_t top_k, int64_t normalize,
+                                         double epsilon, int64_t forms, int64_t logits_rows) {
   int32_t *ids = malloc((size_t)top_k * 4);
   float *weights = malloc((size_t)top_k * 4);
   moeplan_cpu_router_reference(step, tile_begin, tile_end, x, scale, gate, ids, weights, operand,
