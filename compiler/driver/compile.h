@@ -34,7 +34,7 @@ struct CompileOptions {
   std::string kvFormat;                ///< of the KV cache: f32, bf16 or int8; empty: bf16
   std::string tuning;                  ///< see KernelTuning::parse(); empty: the defaults
   bool tune = false;                   ///< search it on this machine instead
-  unsigned threads = 0;                ///< of the quantisers; 0: all cores
+  unsigned threads = 0;                ///< of the quantisers and of `tune`; 0: all cores
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   Phase compileTo = Phase::Artifact;

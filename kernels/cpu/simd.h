@@ -63,33 +63,13 @@ INLINE float sum_lanes(vfloat v) {
   return v[0] + v[1];
 }
 
-/* e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, Taylor's series of e^r to degree 7 (remainder
- * 2e-9 relative). Flushes to 0 below the smallest normal number, saturates above the largest finite
- * one; NaN stays NaN. Rounds by conversion, since floor would be a library call on plain x86-64. */
-INLINE float exp_f32(float x) {
-  const float at_most = x < 88.3f ? x : 88.3f;
-  const float clamped = at_most > -87.3f ? at_most : -87.3f; /* NaN ends here too */
-  const float shifted = clamped * 1.44269504f;
-  const int32_t n = (int32_t)(shifted + (shifted < 0 ? -0.5f : 0.5f));
-  const float r = clamped - n * 0.693359375f + n * 2.12194440e-4f; /* ln2 in two parts */
-  float p = 1.0f / 5040;
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const uint32_t scale_bits = (uint32_t)(n + 127) << 23;
-  float scale;
-  __builtin_memcpy(&scale, &scale_bits, 4);
-  return x != x ? x : (x < -87.3f ? 0.0f : p * scale);
-}
-
-/* The same for a vector. */
 INLINE vfloat select_f32(vint mask, vfloat a, vfloat b) {
   return (vfloat)(((vint)a & mask) | ((vint)b & ~mask));
 }
+
+/* e^x to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, Taylor's series of e^r to degree 7 (remainder
+ * 2e-9 relative). Flushes to 0 below the smallest normal number, saturates above the largest finite
+ * one; NaN stays NaN. Rounds by conversion, since floor would be a library call on plain x86-64. */
 INLINE vfloat exp_vector(vfloat x) {
   const vfloat zero = {0};
   const vfloat at_most = select_f32(x < 88.3f, x, zero + 88.3f);
@@ -109,6 +89,7 @@ INLINE vfloat exp_vector(vfloat x) {
   const vfloat result = select_f32(x < -87.3f, zero, p * (vfloat)((n + 127) << 23));
   return select_f32(x != x, x, result);
 }
+INLINE float exp_f32(float x) { return exp_vector((vfloat){0} + x)[0]; }
 
 INLINE float silu(float x) { return x / (1.0f + exp_f32(-x)); }
 

@@ -160,7 +160,8 @@ Command addCompileCommand(CLI::App &app) {
       ->type_name("NAME")
       ->excludes(config);
   compile
-      ->add_option("--threads", options.threads, "threads of the quantisers (default: all cores)")
+      ->add_option("--threads", options.threads,
+                   "threads of the quantisers and of --tune (default: all cores)")
       ->check(CLI::Range(1u, 1024u).description(""))
       ->type_name("N")
       ->excludes(config);
