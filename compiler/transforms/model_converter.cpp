@@ -1,0 +1,478 @@
+#include "compiler/transforms/model_converter.h"
+
+#include "cpu/operand.h"
+#include "formats.h"
+
+#include "llvm/ADT/DenseMap.h"
+#include "llvm/ADT/DenseSet.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+#include <cmath>
+
+using namespace mlir;
+using namespace moeplan;
+using namespace moeplan::compiler;
+
+namespace {
+
+/// Norms and the router's gate are small and sensitive: always float32.
+constexpr StringLiteral kVectorFormat = "f32";
+/// Query vectors that attention takes through the KV cache together: as many as stay in the second
+/// cache with their scores and sums.
+constexpr int64_t kQueriesPerTile = 64;
+/// Rows that experts_gate_up makes operands of at a time.
+constexpr int64_t kGateUpRowMultiple = 128;
+
+const FormatInfo &format(StringRef name) { return *findFormat(std::string_view(name)); }
+
+int64_t features(Value activation) {
+  return cast<RankedTensorType>(activation.getType()).getDimSize(1);
+}
+
+/// Whether every row of an activation is needed, or only those whose logits are wanted: for a
+/// prompt, what follows the last layer's keys and values matters for its last token alone.
+llvm::DenseSet<Value> valuesNeededWhole(func::FuncOp function) {
+  llvm::DenseSet<Value> whole;
+  for (Operation &op : llvm::reverse(function.front().without_terminator())) {
+    auto attention = dyn_cast<moe::AttentionOp>(op);
+    if (attention)
+      whole.insert(attention.getX());
+    if (!llvm::any_of(op.getResults(), [&](Value result) { return whole.contains(result); }))
+      continue;
+    whole.insert(op.operand_begin(), op.operand_end());
+  }
+  return whole;
+}
+
+/// Expands one placed function into one program.
+class ModelConverter {
+public:
+  ModelConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
+                 const KvFormatInfo &kvFormat, int64_t alsoFormats, const KernelTuning &tuning)
+      : module(module), program(module, op, tuning), programOp(op), function(function),
+        kvFormat(kvFormat), alsoFormats(alsoFormats), neededWhole(valuesNeededWhole(function)) {
+    if (auto format = function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName))
+      matrixFormat = format.getValue();
+  }
+
+  void run() {
+    for (Operation &op : function.front())
+      llvm::TypeSwitch<Operation *>(&op)
+          .Case<moe::EmbeddingOp, moe::RmsNormOp, moe::AttentionOp, moe::RouterOp, moe::ExpertsOp,
+                moe::AddOp, moe::LogitsOp>([&](auto typed) { convert(typed); });
+    programOp.setWeightBytesPerToken(weightBytesPerToken);
+  }
+
+private:
+  /// Where an activation comes from: float32 rows, to be normalised with `scale` where there is
+  /// one.
+  struct Source {
+    Value rows, scale;
+    double epsilon = 0;
+
+    int64_t normalize() const { return scale ? 1 : 0; }
+    /// What is bound as scale: a kernel that does not normalise does not read it.
+    Value scaleOrRows() const { return scale ? scale : rows; }
+  };
+  /// Rows in the forms that matrix products read.
+  struct OperandRows {
+    Value rows;
+    int64_t forms = 0;
+  };
+  /// What group_by_expert leaves.
+  struct Groups {
+    Value expertBegin, slotToken, slotWeight;
+  };
+
+  plan::SegmentOp segment(FlatSymbolRefAttr symbol, StringRef formatName) {
+    auto weight = SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, symbol);
+    return module.segment(weight.getSymName(), weight.getSource(),
+                          weight.getTensorType().getShape(), formatName);
+  }
+
+  /// A weight that every token reads whole.
+  Value weight(FlatSymbolRefAttr symbol, StringRef formatName) {
+    plan::SegmentOp op = segment(symbol, formatName);
+    weightBytesPerToken += op.getBytes();
+    return program.weight(op);
+  }
+
+  bool singleToken() const { return program.maxTokens() == 1; }
+  /// The `logits_rows` of whatever computes `value`.
+  int64_t logitsRows(Value value) const { return neededWhole.contains(value) ? 0 : 1; }
+
+  Source source(Value value) {
+    if (auto norm = value.getDefiningOp<moe::RmsNormOp>())
+      return {buffers.lookup(norm.getX()), norms.lookup(value),
+              norm.getEpsilon().convertToDouble()};
+    return {buffers.lookup(value), Value(), 0};
+  }
+
+  /// The float32 rows of `value`; a norm that only products had read until now is computed here.
+  Value rowsOf(Value value) {
+    Value &rows = buffers[value];
+    if (!rows) {
+      const Source from = source(value);
+      rows = program.activation(features(value));
+      program.dispatch("rms_norm",
+                       {{"features", features(value)},
+                        {"epsilon", from.epsilon},
+                        {"logits_rows", logitsRows(value)}},
+                       program.tokenGrid(), {read(from.rows), read(from.scale), write(rows)});
+    }
+    return rows;
+  }
+
+  OperandRows makeOperand(const Source &from, int64_t width, int64_t forms, int64_t logits) {
+    Value rows = program.alloc(program.maxTokens() * moeplan_operand_bytes(forms, width));
+    program.dispatch("operand",
+                     {{"features", width},
+                      {"normalize", from.normalize()},
+                      {"epsilon", from.epsilon},
+                      {"forms", forms},
+                      {"logits_rows", logits}},
+                     program.tokenGrid(), {read(from.rows), read(from.scaleOrRows()), write(rows)});
+    return {rows, forms};
+  }
+
+  /// `value` as an operand with at least `forms`.
+  OperandRows operandOf(Value value, int64_t forms) {
+    OperandRows &rows = operands[value];
+    if ((rows.forms & forms) != forms)
+      rows = makeOperand(source(value), features(value), forms, logitsRows(value));
+    return rows;
+  }
+
+  /// The buffer that `op` adds its result to: the residual's own where `op` is its last user, else
+  /// a copy of it; a fresh one where there is no residual.
+  Value resultBuffer(Operation *op, Value residual, Value result) {
+    if (!residual)
+      return program.activation(features(result));
+    bool lastUse = llvm::all_of(residual.getUsers(), [&](Operation *user) {
+      return user == op || user->isBeforeInBlock(op);
+    });
+    if (lastUse)
+      return rowsOf(residual);
+    Value copy = program.activation(features(result));
+    program.copy(rowsOf(residual), copy, program.maxTokens() * features(result) * 4);
+    return copy;
+  }
+
+  /// y (+)= w x for the rows of one token.
+  void vectorLinear(const Source &x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out,
+                    bool accumulate, int64_t logits) {
+    const FormatInfo &f = format(matrixFormat);
+    int64_t rows = program.rowsPerTile(out, formatRowBytes(f, in));
+    Value w = weight(symbol, matrixFormat);
+    program.dispatch(
+        "vector_linear",
+        {{"in_features", in},
+         {"out_features", out},
+         {"normalize", x.normalize()},
+         {"epsilon", x.epsilon},
+         {"weight_format", int64_t(f.id)},
+         {"rows_per_tile", rows},
+         {"accumulate", int64_t(accumulate)},
+         {"logits_rows", logits},
+         {"prefetch", program.tuning().of(f.id).prefetchBytes},
+         {"unroll", program.tuning().of(f.id).unroll}},
+        program.rowGrid(out, rows),
+        {read(x.rows), read(x.scaleOrRows()), read(w), accumulate ? readWrite(y) : write(y)});
+  }
+
+  void linear(OperandRows x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out,
+              bool accumulate, int64_t logits) {
+    const FormatInfo &f = format(matrixFormat);
+    int64_t rows = program.rowsPerTile(out, formatRowBytes(f, in));
+    Value w = weight(symbol, matrixFormat);
+    program.dispatch("linear",
+                     {{"in_features", in},
+                      {"out_features", out},
+                      {"weight_format", int64_t(f.id)},
+                      {"x_forms", x.forms},
+                      {"rows_per_tile", rows},
+                      {"accumulate", int64_t(accumulate)},
+                      {"logits_rows", logits},
+                      {"prefetch", program.tuning().of(f.id).prefetchBytes},
+                      {"unroll", program.tuning().of(f.id).unroll}},
+                     program.rowGrid(out, rows),
+                     {read(x.rows), read(w), accumulate ? readWrite(y) : write(y)});
+  }
+
+  int64_t matrixForm() const { return moeplan_form_of(format(matrixFormat).id); }
+
+  void convert(moe::EmbeddingOp op) {
+    plan::SegmentOp table = segment(op.getTableAttr(), matrixFormat);
+    int64_t width = features(op.getResult());
+    weightBytesPerToken += formatRowBytes(format(matrixFormat), width);
+    Value tokens =
+        program.resource(plan::ResourceKind::Tokens, 0, program.maxTokens() * sizeof(int32_t));
+    Value out = buffers[op.getResult()] = program.activation(width);
+    program.dispatch("embedding",
+                     {{"features", width},
+                      {"vocab_size", table.getShape()[0]},
+                      {"weight_format", int64_t(format(matrixFormat).id)}},
+                     program.tokenGrid(), {read(tokens), read(program.weight(table)), write(out)});
+  }
+
+  /// Norms are computed by what reads them: see source().
+  void convert(moe::RmsNormOp op) {
+    rowsOf(op.getX());
+    norms[op.getResult()] = weight(op.getWeightAttr(), kVectorFormat);
+  }
+
+  /// The (cos, sin) table of the program's positions, made once and shared by all layers.
+  Value ropeTable(int64_t headDim, double theta) {
+    Value &table = ropeTables[{headDim, llvm::bit_cast<int64_t>(theta)}];
+    if (!table) {
+      table = program.activation(headDim);
+      program.dispatch("rope_table", {{"head_dim", headDim}, {"log_theta", std::log(theta)}},
+                       program.tokenGrid(), {write(table)});
+    }
+    return table;
+  }
+
+  void convert(moe::AttentionOp op) {
+    int64_t hidden = features(op.getX()), layer = op.getLayer();
+    int64_t heads = op.getNumHeads(), kvHeads = op.getNumKvHeads(), dim = op.getHeadDim();
+    int64_t window = op.getSlidingWindow(), logits = logitsRows(op.getResult());
+    Value rope = ropeTable(dim, op.getRopeTheta().convertToDouble());
+    Value q = program.activation(heads * dim), k = program.activation(kvHeads * dim),
+          v = program.activation(kvHeads * dim);
+    Value attended = program.activation(heads * dim);
+    Value keys = program.resource(plan::ResourceKind::Keys, layer);
+    Value values = program.resource(plan::ResourceKind::Values, layer);
+    if (singleToken()) {
+      const FormatInfo &f = format(matrixFormat);
+      const Source x = source(op.getX());
+      int64_t rows = program.rowsPerTile((heads + 2 * kvHeads) * dim, formatRowBytes(f, hidden));
+      auto tiles = [&](int64_t features) { return (features + rows - 1) / rows; };
+      Value wq = weight(op.getQAttr(), matrixFormat), wk = weight(op.getKAttr(), matrixFormat),
+            wv = weight(op.getVAttr(), matrixFormat);
+      program.dispatch("vector_qkv",
+                       {{"in_features", hidden},
+                        {"q_features", heads * dim},
+                        {"kv_features", kvHeads * dim},
+                        {"normalize", x.normalize()},
+                        {"epsilon", x.epsilon},
+                        {"weight_format", int64_t(f.id)},
+                        {"rows_per_tile", rows},
+                        {"prefetch", program.tuning().of(f.id).prefetchBytes},
+                        {"unroll", program.tuning().of(f.id).unroll}},
+                       {tiles(heads * dim) + 2 * tiles(kvHeads * dim)},
+                       {read(x.rows), read(x.scaleOrRows()), read(wq), read(wk), read(wv), write(q),
+                        write(k), write(v)});
+      program.dispatch("vector_attention",
+                       {{"num_heads", heads},
+                        {"num_kv_heads", kvHeads},
+                        {"head_dim", dim},
+                        {"kv_format", int64_t(kvFormat.id)},
+                        {"sliding_window", window},
+                        {"logits_rows", logits}},
+                       {kvHeads},
+                       {read(q), read(k), read(v), read(rope), readWrite(keys), readWrite(values),
+                        write(attended)});
+    } else {
+      const OperandRows x = operandOf(op.getX(), matrixForm());
+      linear(x, op.getQAttr(), q, hidden, heads * dim, false, logits);
+      linear(x, op.getKAttr(), k, hidden, kvHeads * dim, false, 0);
+      linear(x, op.getVAttr(), v, hidden, kvHeads * dim, false, 0);
+      program.dispatch("rope_append",
+                       {{"num_heads", heads},
+                        {"num_kv_heads", kvHeads},
+                        {"head_dim", dim},
+                        {"kv_format", int64_t(kvFormat.id)}},
+                       program.tokenGrid(),
+                       {readWrite(q), read(k), read(v), read(rope), write(keys), write(values)});
+      int64_t tokens = std::max<int64_t>(1, kQueriesPerTile / (heads / kvHeads));
+      program.dispatch("attention",
+                       {{"num_heads", heads},
+                        {"num_kv_heads", kvHeads},
+                        {"head_dim", dim},
+                        {"kv_format", int64_t(kvFormat.id)},
+                        {"sliding_window", window},
+                        {"tokens_per_tile", tokens},
+                        {"logits_rows", logits}},
+                       {(program.maxTokens() + tokens - 1) / tokens * kvHeads},
+                       {read(q), read(keys), read(values), write(attended)});
+    }
+
+    Value out = resultBuffer(op, op.getResidual(), op.getResult());
+    const Source from{attended, Value(), 0};
+    if (singleToken())
+      vectorLinear(from, op.getOAttr(), out, heads * dim, hidden, bool(op.getResidual()), logits);
+    else
+      linear(makeOperand(from, heads * dim, matrixForm(), logits), op.getOAttr(), out, heads * dim,
+             hidden, bool(op.getResidual()), logits);
+    buffers[op.getResult()] = out;
+  }
+
+  void convert(moe::RouterOp op) {
+    auto gate = SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, op.getGateAttr());
+    int64_t numExperts = gate.getTensorType().getDimSize(0), topK = features(op.getIds());
+    int64_t width = features(op.getX()), logits = logitsRows(op.getIds());
+    Value w = weight(op.getGateAttr(), kVectorFormat);
+    const Source x = source(op.getX());
+    // The experts that follow read the same rows: made here, where they are at hand.
+    int64_t forms = 0;
+    for (Operation *user : op.getX().getUsers())
+      if (auto experts = dyn_cast<moe::ExpertsOp>(user))
+        forms |= moeplan_forms_of(formatsOf(experts).up);
+    OperandRows rows{program.alloc(std::max<int64_t>(
+                         program.maxTokens() * moeplan_operand_bytes(forms, width), 64)),
+                     forms};
+    if (forms)
+      operands[op.getX()] = rows;
+    SmallVector<KernelConstant> constants{{"features", width},    {"num_experts", numExperts},
+                                          {"top_k", topK},        {"normalize", x.normalize()},
+                                          {"epsilon", x.epsilon}, {"forms", forms},
+                                          {"logits_rows", logits}};
+    if (singleToken()) {
+      const Groups made = groups[op.getIds()] = allocateGroups(numExperts, topK);
+      program.dispatch("vector_router", constants, {1},
+                       {read(x.rows), read(x.scaleOrRows()), read(w), write(made.expertBegin),
+                        write(made.slotToken), write(made.slotWeight), write(rows.rows)});
+      return;
+    }
+    Value ids = buffers[op.getIds()] = program.activation(topK);
+    Value weights = buffers[op.getWeights()] = program.activation(topK);
+    program.dispatch("router", constants, program.tokenGrid(),
+                     {read(x.rows), read(x.scaleOrRows()), read(w), write(ids), write(weights),
+                      write(rows.rows)});
+  }
+
+  Groups allocateGroups(int64_t numExperts, int64_t topK) {
+    int64_t slots = program.maxTokens() * topK;
+    return {program.alloc((numExperts + 1) * sizeof(uint32_t)),
+            program.alloc(slots * sizeof(uint32_t)), program.alloc(slots * sizeof(float))};
+  }
+
+  /// The formats of a layer's experts, as bit sets, with those that must be readable besides.
+  struct ExpertFormats {
+    int64_t up, down;
+  };
+  ExpertFormats formatsOf(moe::ExpertsOp op) const {
+    ExpertFormats formats{alsoFormats, alsoFormats};
+    for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>()) {
+      moe::PlacementAttr placement = expert.getPlacement();
+      formats.up |= int64_t(1) << format(placement.getW1().getValue()).id |
+                    int64_t(1) << format(placement.getW3().getValue()).id;
+      formats.down |= int64_t(1) << format(placement.getW2().getValue()).id;
+    }
+    return formats;
+  }
+
+  void convert(moe::ExpertsOp op) {
+    int64_t hidden = features(op.getX()), topK = features(op.getIds());
+    int64_t numExperts = op.getExperts().size(), logits = logitsRows(op.getResult());
+    auto first = cast<moe::ExpertAttr>(op.getExperts()[0]);
+    int64_t intermediate =
+        SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, first.getW1())
+            .getTensorType()
+            .getDimSize(0);
+
+    int64_t expertBytes = 0, widestUp = 0, widestDown = 0;
+    for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>()) {
+      moe::PlacementAttr placement = expert.getPlacement();
+      for (StringAttr name : {placement.getW1(), placement.getW3()}) {
+        widestUp = std::max<int64_t>(widestUp, formatRowBytes(format(name.getValue()), hidden));
+        expertBytes += *formatBytes(format(name.getValue()), intermediate, hidden);
+      }
+      const FormatInfo &down = format(placement.getW2().getValue());
+      widestDown = std::max<int64_t>(widestDown, formatRowBytes(down, intermediate));
+      expertBytes += *formatBytes(down, hidden, intermediate);
+    }
+    weightBytesPerToken += expertBytes * topK / numExperts;
+
+    Groups grouped = groups.lookup(op.getIds());
+    if (!grouped.expertBegin) {
+      grouped = allocateGroups(numExperts, topK);
+      program.dispatch("group_by_expert",
+                       {{"num_experts", numExperts}, {"top_k", topK}, {"logits_rows", logits}}, {1},
+                       {read(buffers.lookup(op.getIds())), read(buffers.lookup(op.getWeights())),
+                        write(grouped.expertBegin), write(grouped.slotToken),
+                        write(grouped.slotWeight)});
+    }
+
+    const ExpertFormats formats = formatsOf(op);
+    const int64_t hForms = moeplan_forms_of(formats.down);
+    Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
+    const OperandRows x = operandOf(op.getX(), moeplan_forms_of(formats.up));
+    Value h =
+        program.alloc(program.maxTokens() * topK * moeplan_operand_bytes(hForms, intermediate));
+    int64_t rows = program.rowsPerTile(intermediate, widestUp, kGateUpRowMultiple);
+    program.dispatch(
+        "experts_gate_up",
+        {{"features", hidden},
+         {"intermediate", intermediate},
+         {"num_experts", numExperts},
+         {"formats", formats.up},
+         {"x_forms", x.forms},
+         {"h_forms", hForms},
+         {"rows_per_tile", rows},
+         {"max_tokens", int64_t(singleToken())},
+         {"prefetch", program.tuning().ofSet(formats.up).prefetchBytes},
+         {"unroll", program.tuning().ofSet(formats.up).unroll}},
+        program.rowGrid(intermediate, rows),
+        {read(x.rows), read(table), read(grouped.expertBegin), read(grouped.slotToken), write(h)});
+
+    Value out = resultBuffer(op, op.getResidual(), op.getResult());
+    rows = program.rowsPerTile(hidden, widestDown);
+    program.dispatch("experts_down",
+                     {{"features", hidden},
+                      {"intermediate", intermediate},
+                      {"num_experts", numExperts},
+                      {"formats", formats.down},
+                      {"h_forms", hForms},
+                      {"rows_per_tile", rows},
+                      {"accumulate", int64_t(bool(op.getResidual()))},
+                      {"max_tokens", int64_t(singleToken())},
+                      {"prefetch", program.tuning().ofSet(formats.down).prefetchBytes},
+                      {"unroll", program.tuning().ofSet(formats.down).unroll}},
+                     program.rowGrid(hidden, rows),
+                     {read(h), read(table), read(grouped.expertBegin), read(grouped.slotToken),
+                      read(grouped.slotWeight), op.getResidual() ? readWrite(out) : write(out)});
+    buffers[op.getResult()] = out;
+  }
+
+  void convert(moe::AddOp op) {
+    Value out = buffers[op.getResult()] = program.activation(features(op.getResult()));
+    program.dispatch("add", {{"features", features(op.getResult())}}, program.tokenGrid(),
+                     {read(rowsOf(op.getX())), read(rowsOf(op.getY())), write(out)});
+  }
+
+  void convert(moe::LogitsOp op) {
+    int64_t vocab = features(op.getResult()), width = features(op.getX());
+    Value logits = program.resource(plan::ResourceKind::Logits, 0,
+                                    program.maxTokens() * vocab * sizeof(float));
+    if (singleToken())
+      vectorLinear(source(op.getX()), op.getWeightAttr(), logits, width, vocab, false,
+                   /*logits=*/1);
+    else
+      linear(operandOf(op.getX(), matrixForm()), op.getWeightAttr(), logits, width, vocab, false,
+             /*logits=*/1);
+  }
+
+  ModuleBuilder &module;
+  ProgramBuilder program;
+  plan::ProgramOp programOp;
+  func::FuncOp function;
+  const KvFormatInfo &kvFormat;
+  int64_t alsoFormats;             ///< bit set
+  StringRef matrixFormat = "bf16"; ///< of everything outside the experts that is no vector
+  llvm::DenseSet<Value> neededWhole;
+  llvm::DenseMap<Value, Value> buffers; ///< float32 rows, or ids and weights of a router
+  llvm::DenseMap<Value, Value> norms;   ///< the scales of norms
+  llvm::DenseMap<Value, OperandRows> operands;
+  llvm::DenseMap<Value, Groups> groups; ///< by ids
+  llvm::DenseMap<std::pair<int64_t, int64_t>, Value> ropeTables;
+  int64_t weightBytesPerToken = 0;
+};
+
+} // namespace
+
+void moeplan::compiler::convertModel(ModuleBuilder &module, plan::ProgramOp program,
+                                     func::FuncOp function, const KvFormatInfo &kvFormat,
+                                     int64_t alsoFormats, const KernelTuning &tuning) {
+  ModelConverter(module, program, function, kvFormat, alsoFormats, tuning).run();
+}
