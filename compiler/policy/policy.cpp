@@ -186,7 +186,11 @@ private:
 
 } // namespace
 
-Policy moeplan::compiler::defaultPolicy() { return {{}, {{"default", {}, ""}}}; }
+Policy moeplan::compiler::defaultPolicy() {
+  Policy policy;
+  policy.tiers.emplace_back().name = "default";
+  return policy;
+}
 
 Expected<std::string> moeplan::compiler::resolveFormat(StringRef name) {
   // 8 bits lose nothing with a scale per 64; below, the scale per 32 is worth its bits
