@@ -1,16 +1,14 @@
 #include "compiler/policy/policy.h"
 
+#include "compiler/support/toml_reader.h"
 #include "formats.h"
 
-#include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/ADT/Twine.h"
 #include "llvm/Support/GlobPattern.h"
-
-#include <sstream>
-#include <toml++/toml.h>
+#include "llvm/Support/Path.h"
 
 using namespace llvm;
 using namespace moeplan;
@@ -18,27 +16,29 @@ using namespace moeplan::compiler;
 
 namespace {
 
-Error errorAt(StringRef origin, const toml::source_region &where, const Twine &message) {
-  return createStringError(origin + ":" + Twine(where.begin.line) + ":" +
-                           Twine(where.begin.column) + ": " + message);
-}
+constexpr TomlReader::Range kPositive{0, 1e300, /*open=*/true};
 
 class PolicyReader {
 public:
-  explicit PolicyReader(StringRef origin) : origin(origin) {}
+  explicit PolicyReader(StringRef origin) : origin(origin), toml(origin) {}
 
-  Expected<Policy> read(const toml::table &root) {
+  Expected<Policy> read(StringRef text) {
+    auto parsed = toml.parse(text);
+    if (!parsed)
+      return parsed.takeError();
+    const toml::table &root = *parsed;
     Policy policy;
-    if (Error error = checkKeys(root, {"targets", "tier"}))
+    if (Error error = toml.checkKeys(root, {"targets", "tier", "profile", "context", "batch",
+                                            "device_memory", "host_memory", "canary", "switch"}))
       return error;
-    if (const toml::node *targets = root.get("targets"))
-      if (Error error = readTargets(*targets, policy))
-        return error;
-    const toml::node *tiers = root.get("tier");
-    if (!tiers)
-      return fail(root, "a policy needs at least one [[tier]]");
-    Error error = forEach(*tiers, "tier", [&](const toml::node &node) -> Error {
-      auto tier = readTier(node);
+    if (Error error = readMachine(root, policy))
+      return error;
+    if (Error error = readCanary(root, policy))
+      return error;
+    if (Error error = readSwitch(root, policy))
+      return error;
+    Error error = toml.forEachTable(root, "tier", [&](const toml::table &table) -> Error {
+      auto tier = readTier(table);
       if (!tier)
         return tier.takeError();
       policy.tiers.push_back(std::move(*tier));
@@ -47,141 +47,202 @@ public:
     if (error)
       return error;
     if (policy.tiers.empty())
-      return fail(*tiers, "a policy needs at least one [[tier]]");
+      return toml.fail(root, "a policy needs at least one [[tier]]");
     return policy;
   }
 
 private:
-  Error fail(const toml::node &node, const Twine &message) {
-    return errorAt(origin, node.source(), message);
-  }
-
-  Error checkKeys(const toml::table &table, ArrayRef<StringRef> known) {
-    for (const auto &[key, node] : table) {
-      StringRef name(key.str().data(), key.str().size());
-      if (is_contained(known, name))
-        continue;
-      auto nearest = std::min_element(known.begin(), known.end(), [&](StringRef a, StringRef b) {
-        return name.edit_distance(a) < name.edit_distance(b);
-      });
-      return errorAt(origin, key.source(),
-                     "unknown key '" + name + "' (nearest known: '" + *nearest + "')");
-    }
-    return Error::success();
-  }
-
-  Error forEach(const toml::node &node, StringRef what,
-                function_ref<Error(const toml::node &)> visit) {
-    const toml::array *array = node.as_array();
-    if (!array)
-      return fail(node, "'" + what + "' must be a list");
-    for (const toml::node &element : *array)
-      if (Error error = visit(element))
+  Error readMachine(const toml::table &root, Policy &policy) {
+    auto targets = toml.readTable(root, "targets");
+    if (!targets)
+      return targets.takeError();
+    if (*targets) {
+      if (Error error = toml.checkKeys(**targets, {"cpu", "cuda"}))
         return error;
-    return Error::success();
+      if (Error error = toml.read(**targets, "cpu", policy.cpuTargets))
+        return error;
+      if (Error error = toml.read(**targets, "cuda", policy.cudaTargets))
+        return error;
+      for (StringRef name : policy.cudaTargets) {
+        StringRef digits = name;
+        if (digits.consume_front("sm_"))
+          digits.consume_back("a");
+        if (digits == name || digits.size() < 2 || !all_of(digits, isDigit))
+          return toml.fail(*(*targets)->get("cuda"),
+                           "unknown architecture '" + name + "' (as 'sm_80', 'sm_90a')");
+      }
+    }
+    if (Error error = toml.read(root, "profile", policy.profile))
+      return error;
+    if (!policy.profile.empty() && !sys::path::is_absolute(policy.profile)) {
+      SmallString<128> path(sys::path::parent_path(origin));
+      sys::path::append(path, policy.profile);
+      policy.profile = std::string(path);
+    }
+    uint64_t context = policy.context, batch = policy.batch;
+    if (Error error = toml.readInteger(root, "context", 1, 1u << 30, context))
+      return error;
+    if (Error error = toml.readInteger(root, "batch", 1, 65536, batch))
+      return error;
+    policy.context = uint32_t(context);
+    policy.batch = uint32_t(batch);
+    if (Error error = toml.readBytes(root, "device_memory", shared.deviceMemory))
+      return error;
+    return toml.readBytes(root, "host_memory", shared.hostMemory);
   }
 
-  /// The string at `key`, or nothing where it is absent.
-  Error readString(const toml::table &table, StringRef key, std::string &out) {
-    const toml::node *node = table.get(std::string_view(key));
-    if (!node)
-      return Error::success();
-    const auto value = node->value<std::string>();
-    if (!node->is_string() || !value || value->empty())
-      return fail(*node, "'" + key + "' must be a string that is not empty");
-    out = *value;
-    return Error::success();
+  Error readCanary(const toml::table &root, Policy &policy) {
+    auto table = toml.readTable(root, "canary");
+    if (!table || !*table)
+      return table.takeError();
+    CanaryPolicy &canary = policy.canary.emplace();
+    if (Error error = toml.checkKeys(**table, {"tokens", "every_tokens", "max_perplexity_increase",
+                                               "max_divergence"}))
+      return error;
+    uint64_t tokens = canary.tokens;
+    if (Error error = toml.readInteger(**table, "tokens", 1, 1u << 20, tokens))
+      return error;
+    canary.tokens = uint32_t(tokens);
+    if (Error error =
+            toml.readInteger(**table, "every_tokens", 0, uint64_t(1) << 40, canary.everyTokens))
+      return error;
+    if (Error error =
+            toml.readFraction(**table, "max_perplexity_increase", canary.maxPerplexityIncrease))
+      return error;
+    return toml.readNumber(**table, "max_divergence", kPositive, canary.maxDivergence);
+  }
+
+  Error readSwitch(const toml::table &root, Policy &policy) {
+    auto table = toml.readTable(root, "switch");
+    if (!table || !*table)
+      return table.takeError();
+    SwitchPolicy &switching = policy.switching.emplace();
+    if (Error error = toml.checkKeys(**table, {"bandwidth_share", "hysteresis", "min_seconds"}))
+      return error;
+    if (Error error = toml.readNumber(**table, "bandwidth_share", {0, 1, /*open=*/true},
+                                      switching.bandwidthShare))
+      return error;
+    if (Error error = toml.readNumber(**table, "hysteresis", {0, 0.99}, switching.hysteresis))
+      return error;
+    return toml.readNumber(**table, "min_seconds", {}, switching.minSeconds);
   }
 
   Error readFormat(const toml::table &table, StringRef key, std::string &out) {
-    if (Error error = readString(table, key, out))
+    if (Error error = toml.read(table, key, out))
       return error;
-    if (out.empty())
-      return Error::success();
-    auto format = resolveFormat(out);
+    return out.empty() ? Error::success() : resolve(*table.get(std::string_view(key)), out);
+  }
+
+  Error resolve(const toml::node &node, std::string &name) {
+    auto format = resolveFormat(name);
     if (!format)
-      return fail(*table.get(std::string_view(key)), toString(format.takeError()));
-    out = std::move(*format);
+      return toml.fail(node, toString(format.takeError()));
+    name = std::move(*format);
     return Error::success();
   }
 
-  Error readTargets(const toml::node &node, Policy &policy) {
-    const toml::table *table = node.as_table();
-    if (!table)
-      return fail(node, "'targets' must be a table");
-    if (Error error = checkKeys(*table, {"cpu"}))
-      return error;
-    const toml::node *cpu = table->get("cpu");
-    if (!cpu)
-      return Error::success();
-    return forEach(*cpu, "targets.cpu", [&](const toml::node &element) -> Error {
-      if (!element.is_string())
-        return fail(element, "'targets.cpu' must be a list of CPU names");
-      policy.cpuTargets.push_back(*element.value<std::string>());
-      return Error::success();
-    });
-  }
-
-  Expected<Tier> readTier(const toml::node &node) {
-    const toml::table *table = node.as_table();
-    if (!table)
-      return fail(node, "a tier must be a table");
-    if (Error error = checkKeys(*table, {"name", "non_expert_format", "pin"}))
+  Expected<Tier> readTier(const toml::table &table) {
+    if (Error error = toml.checkKeys(
+            table, {"name", "non_expert_format", "pin", "prefer", "max_perplexity_increase",
+                    "min_tokens_per_second", "device_memory", "host_memory", "bits_per_weight",
+                    "formats"}))
       return error;
     Tier tier;
-    if (Error error = readString(*table, "name", tier.name))
+    if (Error error = readName(table, tier))
       return error;
-    if (tier.name.empty())
-      return fail(node, "a tier needs a name");
-    if (!all_of(tier.name, [](char c) { return isAlnum(c) || StringRef("_-.").contains(c); }))
-      return fail(node, "tier name '" + tier.name + "' may have letters, digits, '_', '-', '.'");
-    if (tier.name == "forward")
-      return fail(node, "tier name 'forward' is reserved");
-    if (!names.insert(tier.name).second)
-      return fail(node, "tier '" + tier.name + "' occurs twice");
-    if (Error error = readFormat(*table, "non_expert_format", tier.nonExpertFormat))
+    if (Error error = readFormat(table, "non_expert_format", tier.nonExpertFormat))
       return error;
-    if (const toml::node *pins = table->get("pin")) {
-      Error error = forEach(*pins, "pin", [&](const toml::node &element) -> Error {
-        auto pin = readPin(element);
-        if (!pin)
-          return pin.takeError();
-        tier.pins.push_back(std::move(*pin));
-        return Error::success();
-      });
-      if (error)
-        return error;
-    }
+    if (Error error = readAims(table, tier))
+      return error;
+    Error error = toml.forEachTable(table, "pin", [&](const toml::table &element) -> Error {
+      auto pin = readPin(element);
+      if (!pin)
+        return pin.takeError();
+      tier.pins.push_back(std::move(*pin));
+      return Error::success();
+    });
+    if (error)
+      return error;
     return tier;
   }
 
-  Expected<PinRule> readPin(const toml::node &node) {
-    const toml::table *table = node.as_table();
-    if (!table)
-      return fail(node, "a pin must be a table");
-    if (Error error = checkKeys(*table, {"experts", "format", "residency"}))
+  Error readName(const toml::table &table, Tier &tier) {
+    if (Error error = toml.read(table, "name", tier.name))
+      return error;
+    if (tier.name.empty())
+      return toml.fail(table, "a tier needs a name");
+    if (!all_of(tier.name, [](char c) { return isAlnum(c) || StringRef("_-.").contains(c); }))
+      return toml.fail(table,
+                       "tier name '" + tier.name + "' may have letters, digits, '_', '-', '.'");
+    if (tier.name == "forward")
+      return toml.fail(table, "tier name 'forward' is reserved");
+    if (!names.insert(tier.name).second)
+      return toml.fail(table, "tier '" + tier.name + "' occurs twice");
+    return Error::success();
+  }
+
+  /// What the planner works towards.
+  Error readAims(const toml::table &table, Tier &tier) {
+    std::string prefer;
+    if (Error error = toml.read(table, "prefer", prefer))
+      return error;
+    if (prefer == "quality")
+      tier.prefer = Preference::Quality;
+    else if (prefer == "throughput")
+      tier.prefer = Preference::Throughput;
+    else if (!prefer.empty())
+      return toml.fail(*table.get("prefer"), "unknown preference '" + prefer +
+                                                 "' (known: 'quality', 'throughput')");
+    TierLimits &limits = tier.limits;
+    if (Error error =
+            toml.readFraction(table, "max_perplexity_increase", limits.maxPerplexityIncrease))
+      return error;
+    if (Error error = toml.readNumber(table, "min_tokens_per_second", kPositive,
+                                      limits.minTokensPerSecond))
+      return error;
+    if (Error error =
+            toml.readNumber(table, "bits_per_weight", {0, 32, /*open=*/true}, limits.bitsPerWeight))
+      return error;
+    limits.deviceMemory = shared.deviceMemory;
+    limits.hostMemory = shared.hostMemory;
+    if (Error error = toml.readBytes(table, "device_memory", limits.deviceMemory))
+      return error;
+    if (Error error = toml.readBytes(table, "host_memory", limits.hostMemory))
+      return error;
+    if (Error error = toml.read(table, "formats", tier.formats))
+      return error;
+    for (std::string &name : tier.formats)
+      if (Error error = resolve(*table.get("formats"), name))
+        return error;
+    tier.planned = tier.prefer || limits.maxPerplexityIncrease || limits.minTokensPerSecond ||
+                   limits.bitsPerWeight || limits.deviceMemory || limits.hostMemory ||
+                   !tier.formats.empty();
+    return Error::success();
+  }
+
+  Expected<PinRule> readPin(const toml::table &table) {
+    if (Error error = toml.checkKeys(table, {"experts", "format", "residency"}))
       return error;
     PinRule pin;
-    if (Error error = readString(*table, "experts", pin.experts))
+    if (Error error = toml.read(table, "experts", pin.experts))
       return error;
-    if (Error error = readFormat(*table, "format", pin.format))
+    if (Error error = readFormat(table, "format", pin.format))
       return error;
-    if (Error error = readString(*table, "residency", pin.residency))
+    if (Error error = toml.read(table, "residency", pin.residency))
       return error;
     if (pin.experts.empty() || (pin.format.empty() && pin.residency.empty()))
-      return fail(node, "a pin needs 'experts' and at least one of 'format', 'residency'");
+      return toml.fail(table, "a pin needs 'experts' and at least one of 'format', 'residency'");
     if (auto glob = GlobPattern::create(pin.experts); !glob)
-      return fail(node, "bad pattern '" + pin.experts + "': " + toString(glob.takeError()));
+      return toml.fail(table, "bad pattern '" + pin.experts + "': " + toString(glob.takeError()));
     if (!pin.residency.empty() && pin.residency != "host" && pin.residency != "device")
-      return fail(node, "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
-    if (pin.residency == "device")
-      return fail(node, "residency 'device' needs a target with device memory, and all targets are "
-                        "CPUs");
+      return toml.fail(table, "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
     return pin;
   }
 
   StringRef origin;
+  TomlReader toml;
   StringSet<> names;
+  TierLimits shared; ///< memories of the policy, for tiers that state none
 };
 
 } // namespace
@@ -233,14 +294,5 @@ Expected<std::vector<PinRule>> moeplan::compiler::parseExpertFormats(StringRef t
 }
 
 Expected<Policy> moeplan::compiler::parsePolicy(StringRef text, StringRef origin) {
-  toml::table root;
-  std::optional<std::pair<std::string, toml::source_region>> failure;
-  try {
-    root = toml::parse(std::string_view(text), std::string_view(origin));
-  } catch (const toml::parse_error &error) {
-    failure.emplace(std::string(error.description()), error.source());
-  }
-  if (failure)
-    return errorAt(origin, failure->second, failure->first);
-  return PolicyReader(origin).read(root);
+  return PolicyReader(origin).read(text);
 }
