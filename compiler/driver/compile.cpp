@@ -259,7 +259,8 @@ private:
       if (!tier.nonExpertFormat.empty() && tier.nonExpertFormat != "bf16")
         nonExperts = builder.getStringAttr(tier.nonExpertFormat);
       builder.create<moe::TierOp>(builder.getUnknownLoc(), tier.name, builder.getArrayAttr(rules),
-                                  nonExperts);
+                                  /*placements=*/mlir::ArrayAttr(), nonExperts,
+                                  /*miss=*/moe::MissAttr());
     }
   }
 
@@ -322,12 +323,13 @@ private:
     }
     if (checkpointDigest.empty())
       checkpointDigest = checkpoint->digest();
-    Provenance provenance{MOEPLAN_VERSION,  LLVM_VERSION_STRING,
-                          checkpointDigest, policyDigest,
-                          commandLine(),    statistics ? statistics->digest() : ""};
+    Provenance provenance{MOEPLAN_VERSION,     LLVM_VERSION_STRING,
+                          checkpointDigest,    policyDigest,
+                          commandLine(),       statistics ? statistics->digest() : "",
+                          /*profileDigest=*/""};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
-    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, quantizer, *output,
-                              options.progress);
+    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, PolicyFacts(), quantizer,
+                              *output, options.progress);
     if (!bytes)
       return bytes.takeError();
     report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());

@@ -18,11 +18,23 @@ static_assert(int(plan::Memory::Device) == int(fb::Residency::device));
 static_assert(int(plan::Access::ReadWrite) == int(fb::Access::read_write));
 static_assert(int(plan::ResourceKind::Keys) == int(fb::BindingKind::keys));
 static_assert(int(plan::ResourceKind::Logits) == int(fb::BindingKind::logits));
+static_assert(int(plan::MissStrategy::Cached) == int(fb::MissStrategy::cached));
+static_assert(int(MissStrategy::Cached) == int(fb::MissStrategy::cached));
 
 namespace {
 
 using flatbuffers::Offset;
 using flatbuffers::String;
+
+template <typename T> flatbuffers::Optional<T> optional(const std::optional<T> &value) {
+  return value ? flatbuffers::Optional<T>(*value) : flatbuffers::nullopt;
+}
+
+fb::Preference preferenceOf(std::optional<Preference> prefer) {
+  if (!prefer)
+    return fb::Preference::none;
+  return *prefer == Preference::Quality ? fb::Preference::quality : fb::Preference::throughput;
+}
 
 fb::Format formatOf(StringRef name) { return fb::Format(findFormat(std::string_view(name))->id); }
 
@@ -39,18 +51,18 @@ public:
     const Provenance &p = in.provenance;
     auto provenance = fb::CreateProvenance(
         builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
-        string(p.policyDigest), string(p.commandLine),
-        p.statisticsDigest.empty() ? Offset<String>() : string(p.statisticsDigest));
+        string(p.policyDigest), string(p.commandLine), optionalString(p.statisticsDigest),
+        optionalString(p.profileDigest));
     const auto *tokenizer = find_if(in.packed, [](const PackedSegment &segment) {
       return segment.kind == PackedSegment::Kind::Tokenizer;
     });
     const uint32_t tokenizerSegment =
         tokenizer == in.packed.end() ? kNoTokenizer : tokenizer - in.packed.begin();
-    flatbuffers::Optional<uint64_t> seed = flatbuffers::nullopt;
-    if (in.syntheticSeed)
-      seed = *in.syntheticSeed;
+    auto canary = buildCanary();
+    auto switching = buildSwitching();
     builder.Finish(fb::CreateArtifact(builder, model, segments, kernels, libraries, plans,
-                                      tokenizerSegment, provenance, seed),
+                                      tokenizerSegment, provenance, optional(in.syntheticSeed),
+                                      canary, switching),
                    fb::ArtifactIdentifier());
     return {builder.GetBufferPointer(), builder.GetBufferPointer() + builder.GetSize()};
   }
@@ -59,6 +71,10 @@ private:
   template <typename T> using Tables = Offset<flatbuffers::Vector<Offset<T>>>;
 
   Offset<String> string(StringRef text) { return builder.CreateString(text.data(), text.size()); }
+
+  Offset<String> optionalString(StringRef text) {
+    return text.empty() ? Offset<String>() : string(text);
+  }
 
   fb::Extent extent(size_t index) const {
     const SegmentExtent &e = in.extents[index];
@@ -133,11 +149,56 @@ private:
         else
           programs.push_back(buildProgram(cast<plan::ProgramOp>(child)));
       }
-      tables.push_back(fb::CreatePlan(builder, string(op.getSymName()),
-                                      builder.CreateVectorOfStructs(experts),
-                                      builder.CreateVector(programs)));
+      tables.push_back(
+          buildPlan(op, builder.CreateVectorOfStructs(experts), builder.CreateVector(programs)));
     }
     return builder.CreateVector(tables);
+  }
+
+  Offset<fb::Plan> buildPlan(plan::PlanOp op,
+                             Offset<flatbuffers::Vector<const fb::Expert *>> experts,
+                             Tables<fb::Program> programs) {
+    const auto found = in.facts.plans.find(op.getSymName().str());
+    const PlanFacts facts = found == in.facts.plans.end() ? PlanFacts() : found->second;
+    const TierLimits &limits = facts.limits;
+    plan::MissAttr miss = op.getMissAttr();
+    Offset<fb::Prediction> prediction;
+    if (facts.costs)
+      prediction = buildPrediction(*facts.costs);
+    return fb::CreatePlan(builder, string(op.getSymName()), experts, programs,
+                          miss ? fb::MissStrategy(miss.getStrategy()) : fb::MissStrategy::none,
+                          miss ? miss.getCacheSlots() : 0, preferenceOf(facts.prefer),
+                          optional(limits.maxPerplexityIncrease),
+                          optional(limits.minTokensPerSecond), optional(limits.bitsPerWeight),
+                          optional(limits.deviceMemory), optional(limits.hostMemory), prediction);
+  }
+
+  Offset<fb::Prediction> buildPrediction(const PlacementCosts &costs) {
+    auto memory = [&](const MemoryUse &use) {
+      return fb::CreateMemory(builder, use.weights, use.kvCache, use.activations, use.staging,
+                              use.context);
+    };
+    const Offset<fb::Memory> device =
+        in.facts.hasDevice ? memory(costs.device) : Offset<fb::Memory>();
+    return fb::CreatePrediction(builder, costs.perplexityIncrease, costs.tokensPerSecond,
+                                costs.prefillTokensPerSecond, device, memory(costs.host),
+                                in.facts.context, in.facts.batch,
+                                optionalString(in.provenance.profileDigest));
+  }
+
+  Offset<fb::Canary> buildCanary() {
+    const std::optional<CanaryPolicy> &canary = in.facts.canary;
+    return canary ? fb::CreateCanary(builder, canary->tokens, canary->everyTokens,
+                                     optional(canary->maxPerplexityIncrease),
+                                     optional(canary->maxDivergence))
+                  : Offset<fb::Canary>();
+  }
+
+  Offset<fb::Switching> buildSwitching() {
+    const std::optional<SwitchPolicy> &switching = in.facts.switching;
+    return switching ? fb::CreateSwitching(builder, switching->bandwidthShare,
+                                           switching->hysteresis, switching->minSeconds)
+                     : Offset<fb::Switching>();
   }
 
   Offset<fb::Program> buildProgram(plan::ProgramOp program) {

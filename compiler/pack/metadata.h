@@ -2,10 +2,13 @@
 #pragma once
 
 #include "compiler/codegen/kernel_library.h"
+#include "compiler/planner/placement.h"
+#include "compiler/policy/policy.h"
 
 #include "mlir/IR/BuiltinOps.h"
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +22,23 @@ struct Provenance {
   std::string policyDigest;     ///< hex, empty without a policy
   std::string commandLine;      ///< without paths
   std::string statisticsDigest; ///< hex, empty without calibration statistics
+  std::string profileDigest;    ///< hex, empty without a machine profile
+};
+
+/// What a tier asked for, and what the planner expects of the plan that was made of it.
+struct PlanFacts {
+  std::optional<Preference> prefer;
+  TierLimits limits;
+  std::optional<PlacementCosts> costs; ///< absent: the placement was not planned
+};
+
+/// What the policy says that the IR does not: a runtime reads it to choose and to guard plans.
+struct PolicyFacts {
+  std::map<std::string, PlanFacts> plans; ///< by name; a plan may lack them
+  uint32_t context = 0, batch = 0;        ///< that the costs were predicted for
+  bool hasDevice = false;                 ///< the costs have those of a device
+  std::optional<CanaryPolicy> canary;
+  std::optional<SwitchPolicy> switching;
 };
 
 /// Where a segment lies: see `Extent` in moeplan.fbs.
@@ -49,6 +69,7 @@ struct MetadataInput {
   llvm::ArrayRef<SegmentExtent> extents;
   const Provenance &provenance;
   std::optional<uint64_t> syntheticSeed; ///< present: no weight has bytes in the file
+  const PolicyFacts &facts;
 };
 
 /// The finished FlatBuffer. Its size does not depend on the values in the extents, so it can be

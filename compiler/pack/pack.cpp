@@ -40,9 +40,10 @@ Expected<PackedSegment> compress(std::string name, PackedSegment::Kind kind,
 class Packer {
 public:
   Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-         const Provenance &provenance, WeightQuantizer &quantizer, const PackProgress &progress)
+         const Provenance &provenance, const PolicyFacts &facts, WeightQuantizer &quantizer,
+         const PackProgress &progress)
       : module(module), checkpoint(checkpoint), libraries(libraries), provenance(provenance),
-        quantizer(quantizer), progress(progress),
+        facts(facts), quantizer(quantizer), progress(progress),
         weights(to_vector(module.getOps<plan::SegmentOp>())), kernels(collectKernels(module)) {}
 
   Expected<uint64_t> run(AtomicFile &file) {
@@ -102,8 +103,8 @@ private:
   }
 
   std::vector<uint8_t> metadata() const {
-    return buildMetadata(
-        {module, kernels, libraries, packed, extents, provenance, checkpoint.syntheticSeed()});
+    return buildMetadata({module, kernels, libraries, packed, extents, provenance,
+                          checkpoint.syntheticSeed(), facts});
   }
 
   Error writeSegments(AtomicFile &file, uint64_t base) {
@@ -207,6 +208,7 @@ private:
   const Checkpoint &checkpoint;
   ArrayRef<KernelLibrary> libraries;
   const Provenance &provenance;
+  const PolicyFacts &facts;
   WeightQuantizer &quantizer;
   const PackProgress &progress;
   SmallVector<plan::SegmentOp> weights;
@@ -218,11 +220,10 @@ private:
 
 } // namespace
 
-Expected<uint64_t> moeplan::compiler::packArtifact(mlir::ModuleOp module,
-                                                   const Checkpoint &checkpoint,
-                                                   ArrayRef<KernelLibrary> libraries,
-                                                   const Provenance &provenance,
-                                                   WeightQuantizer &quantizer, AtomicFile &file,
-                                                   const PackProgress &progress) {
-  return Packer(module, checkpoint, libraries, provenance, quantizer, progress).run(file);
+Expected<uint64_t>
+moeplan::compiler::packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
+                                ArrayRef<KernelLibrary> libraries, const Provenance &provenance,
+                                const PolicyFacts &facts, WeightQuantizer &quantizer,
+                                AtomicFile &file, const PackProgress &progress) {
+  return Packer(module, checkpoint, libraries, provenance, facts, quantizer, progress).run(file);
 }

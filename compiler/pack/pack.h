@@ -23,7 +23,8 @@ using PackProgress = std::function<void(uint64_t done, uint64_t total)>;
 /// The bytes depend on the arguments alone. Returns the size of the file.
 llvm::Expected<uint64_t> packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
                                       llvm::ArrayRef<KernelLibrary> libraries,
-                                      const Provenance &provenance, WeightQuantizer &quantizer,
-                                      AtomicFile &file, const PackProgress &progress);
+                                      const Provenance &provenance, const PolicyFacts &facts,
+                                      WeightQuantizer &quantizer, AtomicFile &file,
+                                      const PackProgress &progress);
 
 } // namespace moeplan::compiler

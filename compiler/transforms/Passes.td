@@ -7,8 +7,9 @@ def ApplyPlacement : Pass<"apply-placement", "::mlir::ModuleOp"> {
   let summary = "make a placed copy of the model for each tier";
   let description = [{
     Clones `@forward` for every `moe.tier`, gives each expert the placement that the tier's rules
-    decide, and erases the tiers and `@forward`. It is an error when a rule matches no expert, or
-    when the rules leave a format or a residency open.
+    decide or its table has, and erases the tiers and `@forward`. It is an error when a rule matches
+    no expert, when the rules leave a format or a residency open, or when the table has another
+    number of experts than the model. The tier's `miss` becomes the copy's attribute `moe.miss`.
   }];
   let dependentDialects = ["::moeplan::moe::MoeDialect", "::mlir::func::FuncDialect"];
 }

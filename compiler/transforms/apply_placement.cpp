@@ -18,7 +18,7 @@ namespace {
 class TierRules {
 public:
   explicit TierRules(moe::TierOp tier) : tier(tier) {
-    for (auto rule : tier.getRules().getAsRange<moe::RuleAttr>())
+    for (auto rule : tier.getRulesAttr().getAsRange<moe::RuleAttr>())
       rules.push_back(
           {rule, llvm::cantFail(llvm::GlobPattern::create(rule.getPattern().getValue())), false});
   }
@@ -77,21 +77,68 @@ private:
   std::vector<Rule> rules;
 };
 
-LogicalResult placeExperts(func::FuncOp function, TierRules &rules) {
-  auto result = function.walk([&](moe::ExpertsOp op) -> WalkResult {
+/// Gives the experts, layer after layer, what `place` says; it is called with their names and fails
+/// with null.
+LogicalResult placeExperts(ArrayRef<moe::ExpertsOp> layers,
+                           function_ref<moe::PlacementAttr(const std::string &)> place) {
+  for (moe::ExpertsOp op : layers) {
     SmallVector<Attribute> placed;
     for (auto [index, expert] : llvm::enumerate(op.getExperts().getAsRange<moe::ExpertAttr>())) {
       std::string name = ("layers." + Twine(op.getLayer()) + ".experts." + Twine(index)).str();
-      moe::PlacementAttr placement = rules.place(name);
+      moe::PlacementAttr placement = place(name);
       if (!placement)
-        return WalkResult::interrupt();
+        return failure();
       placed.push_back(moe::ExpertAttr::get(op.getContext(), expert.getW1(), expert.getW3(),
                                             expert.getW2(), placement));
     }
     op.setExpertsAttr(ArrayAttr::get(op.getContext(), placed));
-    return WalkResult::advance();
-  });
-  return failure(result.wasInterrupted());
+  }
+  return success();
+}
+
+LogicalResult placeByRules(moe::TierOp tier, ArrayRef<moe::ExpertsOp> layers) {
+  TierRules rules(tier);
+  if (failed(placeExperts(layers, [&](const std::string &name) { return rules.place(name); })))
+    return failure();
+  return rules.checkAllMatched();
+}
+
+LogicalResult placeByTable(moe::TierOp tier, ArrayRef<moe::ExpertsOp> layers) {
+  ArrayAttr table = tier.getPlacementsAttr();
+  size_t experts = 0;
+  for (moe::ExpertsOp op : layers)
+    experts += op.getExperts().size();
+  if (table.size() != experts)
+    return tier.emitError() << "tier '" << tier.getSymName() << "' places " << table.size()
+                            << " experts, the model has " << experts;
+  size_t next = 0;
+  return placeExperts(layers,
+                      [&](const std::string &) { return cast<moe::PlacementAttr>(table[next++]); });
+}
+
+/// A strategy for experts in host memory needs one.
+LogicalResult checkMiss(moe::TierOp tier, ArrayRef<moe::ExpertsOp> layers) {
+  moe::MissAttr miss = tier.getMissAttr();
+  if (!miss || miss.getStrategy() == moe::MissStrategy::None)
+    return success();
+  for (moe::ExpertsOp op : layers)
+    for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>())
+      if (expert.getPlacement().getResidency() == moe::Residency::Host)
+        return success();
+  return tier.emitError() << "tier '" << tier.getSymName() << "' has a strategy for misses, '"
+                          << moe::stringifyMissStrategy(miss.getStrategy())
+                          << "', but no expert in host memory";
+}
+
+/// Places the experts of a copy of the model.
+LogicalResult placeTier(moe::TierOp tier, func::FuncOp placed) {
+  SmallVector<moe::ExpertsOp> layers;
+  placed.walk([&](moe::ExpertsOp op) { layers.push_back(op); });
+  llvm::stable_sort(layers,
+                    [](moe::ExpertsOp a, moe::ExpertsOp b) { return a.getLayer() < b.getLayer(); });
+  if (failed(tier.getPlacementsAttr() ? placeByTable(tier, layers) : placeByRules(tier, layers)))
+    return failure();
+  return checkMiss(tier, layers);
 }
 
 struct ApplyPlacementPass : compiler::impl::ApplyPlacementBase<ApplyPlacementPass> {
@@ -111,8 +158,9 @@ struct ApplyPlacementPass : compiler::impl::ApplyPlacementBase<ApplyPlacementPas
       placed->setAttr(moe::kTierAttrName, tier.getSymNameAttr());
       if (StringAttr format = tier.getNonExpertFormatAttr())
         placed->setAttr(moe::kNonExpertFormatAttrName, format);
-      TierRules rules(tier);
-      if (failed(placeExperts(placed, rules)) || failed(rules.checkAllMatched()))
+      if (moe::MissAttr miss = tier.getMissAttr())
+        placed->setAttr(moe::kMissAttrName, miss);
+      if (failed(placeTier(tier, placed)))
         return signalPassFailure();
     }
     for (moe::TierOp tier : tiers)

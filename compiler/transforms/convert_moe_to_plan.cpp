@@ -37,6 +37,17 @@ plan::Memory toMemory(moe::Residency residency) {
   return residency == moe::Residency::Host ? plan::Memory::Host : plan::Memory::Device;
 }
 
+// The dialects' enums are the same.
+static_assert(int(moe::MissStrategy::Cached) == int(plan::MissStrategy::Cached));
+
+/// What the placed function says of misses; null where it says nothing.
+plan::MissAttr missOf(func::FuncOp function) {
+  auto miss = function->getAttrOfType<moe::MissAttr>(moe::kMissAttrName);
+  return miss ? plan::MissAttr::get(function.getContext(), plan::MissStrategy(miss.getStrategy()),
+                                    miss.getCacheSlots())
+              : plan::MissAttr();
+}
+
 struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToPlanPass> {
   using ConvertMoeToPlanBase::ConvertMoeToPlanBase;
 
@@ -105,7 +116,8 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     if (failed(checkConvertible(function)))
       return failure();
     OpBuilder builder(function);
-    auto planOp = builder.create<plan::PlanOp>(function.getLoc(), function.getSymName());
+    auto planOp =
+        builder.create<plan::PlanOp>(function.getLoc(), function.getSymName(), missOf(function));
     Block *body = builder.createBlock(&planOp.getBody());
 
     auto unplaced = function.walk([&](moe::ExpertsOp op) {

@@ -65,7 +65,16 @@ LogicalResult RuleAttr::verify(function_ref<InFlightDiagnostic()> emitError, Str
   return format ? verifyFormat(emitError, format) : success();
 }
 
+LogicalResult MissAttr::verify(function_ref<InFlightDiagnostic()> emitError, MissStrategy strategy,
+                               int64_t cacheSlots) {
+  if (cacheSlots < 0 || (strategy == MissStrategy::Cached) != (cacheSlots > 0))
+    return emitError() << "cache_slots must be positive for 'cached' and 0 for any other strategy";
+  return success();
+}
+
 LogicalResult TierOp::verify() {
+  if (bool(getRulesAttr()) == bool(getPlacementsAttr()))
+    return emitOpError("needs either rules or the placement of every expert");
   StringAttr format = getNonExpertFormatAttr();
   return format ? verifyFormat([&] { return emitOpError("non_experts: "); }, format) : success();
 }

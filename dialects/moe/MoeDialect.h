@@ -29,6 +29,8 @@ inline constexpr llvm::StringLiteral kTierAttrName = "moe.tier";
 /// Function attribute of a placed copy: the format of its matrices outside the experts, where it is
 /// not bf16.
 inline constexpr llvm::StringLiteral kNonExpertFormatAttrName = "moe.non_expert_format";
+/// Function attribute of a placed copy: its `#moe.miss`, where it has one.
+inline constexpr llvm::StringLiteral kMissAttrName = "moe.miss";
 /// Symbol of the imported model before placement.
 inline constexpr llvm::StringLiteral kForwardName = "forward";
 

@@ -28,6 +28,30 @@ def Moe_Residency : I32EnumAttr<"Residency", "where an expert's weights live", [
   let genSpecializedAttr = 0;
 }
 
+def Moe_MissStrategy : I32EnumAttr<
+    "MissStrategy", "what happens when a token is routed to an expert in host memory", [
+    I32EnumAttrCase<"None", 0, "none">, I32EnumAttrCase<"Stream", 1, "stream">,
+    I32EnumAttrCase<"InPlace", 2, "in_place">, I32EnumAttrCase<"HostCompute", 3, "host_compute">,
+    I32EnumAttrCase<"Cached", 4, "cached">]> {
+  let cppNamespace = "::moeplan::moe";
+  let genSpecializedAttr = 0;
+}
+
+def Moe_MissAttr : Moe_Attr<"Miss", "miss"> {
+  let summary = "what a plan does with a token that is routed to an expert in host memory";
+  let description = [{
+    While the rest of the model runs on a device. `stream` copies the expert's weights into a swap
+    buffer there, `cached` keeps the copy in one of the layer's `cache_slots` until others need it,
+    `in_place` lets the device read them where they are, `host_compute` lets the CPU compute them.
+
+    Example: `#moe.miss<cached, cache_slots = 4>`
+  }];
+  let parameters = (ins EnumParameter<Moe_MissStrategy>:$strategy,
+                        DefaultValuedParameter<"int64_t", "0">:$cache_slots);
+  let assemblyFormat = "`<` $strategy (`,` `cache_slots` `=` $cache_slots^)? `>`";
+  let genVerifyDecl = 1;
+}
+
 def Moe_ConfigAttr : Moe_Attr<"Config", "config"> {
   let summary = "the configuration of a Mixtral checkpoint";
   let description = [{
@@ -58,6 +82,8 @@ def Moe_PlacementAttr : Moe_Attr<"Placement", "placement"> {
   let assemblyFormat = "`<` struct(params) `>`";
   let genVerifyDecl = 1;
 }
+
+def Moe_PlacementArrayAttr : TypedArrayAttrBase<Moe_PlacementAttr, "array of placements">;
 
 def Moe_ExpertAttr : Moe_Attr<"Expert", "expert"> {
   let summary = "one expert: the symbols of its three linears, and its placement once it has one";

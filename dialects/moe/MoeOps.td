@@ -44,22 +44,31 @@ def Moe_WeightOp : Moe_Op<"weight", [Symbol]> {
 }
 
 def Moe_TierOp : Moe_Op<"tier", [Symbol]> {
-  let summary = "a placement to make a plan of, as rules";
+  let summary = "a placement to make a plan of, as rules or expert by expert";
   let description = [{
     Of the rules that match an expert or one of its linears, the first that names a format gives the
-    format and the first that names a residency gives the residency. `non_experts` is the format of
-    the matrices outside the experts, bf16 where it is absent. `apply-placement` turns each tier into
-    a placed copy of the model.
+    format and the first that names a residency gives the residency. Instead of rules, `placed` gives
+    the placement of every expert, those of the first layer first. `non_experts` is the format of
+    the matrices outside the experts, bf16 where it is absent; `miss` is there where a device is to
+    cope with experts in host memory. `apply-placement` turns each tier into a placed copy of the
+    model.
 
     Example:
     ```mlir
     moe.tier @quality [#moe.rule<pattern = "layers.0.experts.*.w2", format = "f32">,
                        #moe.rule<pattern = "*", format = "bf16", residency = "host">]
+    moe.tier @fast placed [#moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "int4g32", residency = device>,
+                           #moe.placement<w1 = "int3g32", w3 = "int3g32", w2 = "int4g32", residency = host>]
+      miss <cached, cache_slots = 4>
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, Moe_RuleArrayAttr:$rules,
-                       OptionalAttr<StrAttr>:$non_expert_format);
-  let assemblyFormat = "$sym_name $rules (`non_experts` $non_expert_format^)? attr-dict";
+  let arguments = (ins SymbolNameAttr:$sym_name, OptionalAttr<Moe_RuleArrayAttr>:$rules,
+                       OptionalAttr<Moe_PlacementArrayAttr>:$placements,
+                       OptionalAttr<StrAttr>:$non_expert_format, OptionalAttr<Moe_MissAttr>:$miss);
+  let assemblyFormat = [{
+    $sym_name ($rules^)? (`placed` $placements^)? (`non_experts` $non_expert_format^)?
+    (`miss` $miss^)? attr-dict
+  }];
   let hasVerifier = 1;
 }
 

@@ -89,6 +89,13 @@ int64_t plan::accessibleBytes(Value buffer) {
       .Default(int64_t(0));
 }
 
+LogicalResult MissAttr::verify(function_ref<InFlightDiagnostic()> emitError, MissStrategy strategy,
+                               int64_t cacheSlots) {
+  if (cacheSlots < 0 || (strategy == MissStrategy::Cached) != (cacheSlots > 0))
+    return emitError() << "cache_slots must be positive for 'cached' and 0 for any other strategy";
+  return success();
+}
+
 //===--- module level -----------------------------------------------------------------------===//
 
 LogicalResult SegmentOp::verify() {
@@ -120,7 +127,31 @@ LogicalResult KernelOp::verify() {
   return success();
 }
 
+/// That there are misses to cope with, and that no layer has more slots than experts.
+static LogicalResult verifyMiss(PlanOp plan) {
+  MissAttr miss = plan.getMissAttr();
+  if (!miss || miss.getStrategy() == MissStrategy::None)
+    return success();
+  bool hasHostExperts = false;
+  for (auto table : plan.getOps<ExpertTableOp>()) {
+    if (miss.getCacheSlots() > int64_t(table.getExperts().size()))
+      return table.emitOpError() << "has " << table.getExperts().size()
+                                 << " experts, fewer than the " << miss.getCacheSlots()
+                                 << " cache slots of the plan";
+    hasHostExperts |= llvm::any_of(table.getExperts().getAsRange<ExpertAttr>(), [](auto expert) {
+      return expert.getResidency() == Memory::Host;
+    });
+  }
+  if (!hasHostExperts)
+    return plan.emitOpError() << "has a strategy for misses, '"
+                              << stringifyMissStrategy(miss.getStrategy())
+                              << "', but no expert in host memory";
+  return success();
+}
+
 LogicalResult PlanOp::verifyRegions() {
+  if (failed(verifyMiss(*this)))
+    return failure();
   int64_t previous = 0;
   for (Operation &op : getBody().front()) {
     if (auto program = dyn_cast<ProgramOp>(op)) {

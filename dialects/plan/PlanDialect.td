@@ -44,6 +44,23 @@ def Plan_ResourceKind : Plan_Enum<"ResourceKind", "a buffer that outlives a prog
     I32EnumAttrCase<"Logits", 6, "logits">]>;
 def Plan_ResourceKindAttr : EnumAttr<Plan_Dialect, Plan_ResourceKind, "resource">;
 
+def Plan_MissStrategy : Plan_Enum<
+    "MissStrategy", "what happens when a token is routed to an expert in host memory", [
+    I32EnumAttrCase<"None", 0, "none">, I32EnumAttrCase<"Stream", 1, "stream">,
+    I32EnumAttrCase<"InPlace", 2, "in_place">, I32EnumAttrCase<"HostCompute", 3, "host_compute">,
+    I32EnumAttrCase<"Cached", 4, "cached">]>;
+
+def Plan_MissAttr : Plan_Attr<"Miss", "miss"> {
+  let summary = "the strategy of a plan for experts in host memory, and the cache slots per layer";
+  let description = [{
+    Example: `#plan.miss<cached, cache_slots = 4>`
+  }];
+  let parameters = (ins EnumParameter<Plan_MissStrategy>:$strategy,
+                        DefaultValuedParameter<"int64_t", "0">:$cache_slots);
+  let assemblyFormat = "`<` $strategy (`,` `cache_slots` `=` $cache_slots^)? `>`";
+  let genVerifyDecl = 1;
+}
+
 def Plan_BufferType : TypeDef<Plan_Dialect, "Buffer"> {
   let mnemonic = "buffer";
   let summary = "bytes in one memory";

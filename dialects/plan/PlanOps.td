@@ -52,20 +52,22 @@ def Plan_PlanOp : Plan_Op<"plan", [Symbol, SymbolTable, NoTerminator, SingleBloc
                                    NoRegionArguments]> {
   let summary = "a placement and the programs that execute it";
   let description = [{
-    Holds one `plan.expert_table` per layer, then `plan.program`s of ascending `max_tokens`.
+    Holds one `plan.expert_table` per layer, then `plan.program`s of ascending `max_tokens`. `miss`
+    says what happens when a token is routed to an expert in host memory while the programs run on a
+    device; it is absent where that cannot happen.
 
     Example:
     ```mlir
-    plan.plan @default {
+    plan.plan @default miss <cached, cache_slots = 1> {
       plan.expert_table 0 [#plan.expert<w1 = @a, w3 = @b, w2 = @c, residency = host>]
       plan.program @decode max_tokens 1 memory host {
       }
     }
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name);
+  let arguments = (ins SymbolNameAttr:$sym_name, OptionalAttr<Plan_MissAttr>:$miss);
   let regions = (region SizedRegion<1>:$body);
-  let assemblyFormat = "$sym_name attr-dict-with-keyword $body";
+  let assemblyFormat = "$sym_name (`miss` $miss^)? attr-dict-with-keyword $body";
   let hasRegionVerifier = 1;
 }
 

@@ -24,6 +24,32 @@ moe.tier @t [#moe.rule<pattern = "*", format = "bf16", residency = "host">] non_
 
 // -----
 
+// expected-error @+1 {{'moe.tier' op needs either rules or the placement of every expert}}
+moe.tier @t non_experts "bf16"
+
+// -----
+
+// expected-error @+1 {{'moe.tier' op needs either rules or the placement of every expert}}
+moe.tier @t [#moe.rule<pattern = "*", format = "bf16", residency = "host">]
+  placed [#moe.placement<w1 = "bf16", w3 = "bf16", w2 = "bf16", residency = host>]
+
+// -----
+
+// expected-error @+1 {{cache_slots must be positive for 'cached' and 0 for any other strategy}}
+module attributes {test.value = #moe.miss<cached>} {}
+
+// -----
+
+// expected-error @+1 {{cache_slots must be positive for 'cached' and 0 for any other strategy}}
+module attributes {test.value = #moe.miss<cached, cache_slots = -1>} {}
+
+// -----
+
+// expected-error @+1 {{cache_slots must be positive for 'cached' and 0 for any other strategy}}
+module attributes {test.value = #moe.miss<stream, cache_slots = 4>} {}
+
+// -----
+
 // expected-error @+1 {{unknown residency 'disk', known are 'host' 'device'}}
 moe.tier @t [#moe.rule<pattern = "*", residency = "disk">]
 

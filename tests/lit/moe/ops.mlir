@@ -36,6 +36,16 @@ moe.tier @small [#moe.rule<pattern = "*", format = "int4g64", residency = "host"
 moe.tier @quality [#moe.rule<pattern = "layers.0.experts.*.w2", format = "f32">,
                    #moe.rule<pattern = "*", format = "bf16", residency = "host">]
 
+// A planned tier has a placement per expert, and may say what a device does about experts in host memory.
+// CHECK: moe.tier @fast placed [#moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "int8g32", residency = device>, #moe.placement<w1 = "int3g32", w3 = "int3g32", w2 = "int4g32", residency = host>] non_experts "int8g32" miss <cached, cache_slots = 4>
+moe.tier @fast placed [
+  #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "int8g32", residency = device>,
+  #moe.placement<w1 = "int3g32", w3 = "int3g32", w2 = "int4g32", residency = host>]
+  non_experts "int8g32" miss <cached, cache_slots = 4>
+
+// CHECK: moe.tier @in_place [#moe.rule<pattern = "*", format = "bf16", residency = "host">] miss <in_place>
+moe.tier @in_place [#moe.rule<pattern = "*", format = "bf16", residency = "host">] miss <in_place>
+
 // CHECK-LABEL: func.func @embedding_lookup(
 // CHECK-SAME:    %[[TOKENS:.*]]: tensor<?xi32>)
 func.func @embedding_lookup(%tokens: tensor<?xi32>) -> tensor<?x16xf32> {

@@ -35,6 +35,32 @@ plan.kernel @k implements "linear" {mode = "fast"}
 
 //===--- plans ------------------------------------------------------------------------------===//
 
+// expected-error @+1 {{cache_slots must be positive for 'cached' and 0 for any other strategy}}
+module attributes {test.value = #plan.miss<cached>} {}
+
+// -----
+
+// expected-error @+1 {{cache_slots must be positive for 'cached' and 0 for any other strategy}}
+module attributes {test.value = #plan.miss<host_compute, cache_slots = 1>} {}
+
+// -----
+
+plan.segment @s source "s" format "bf16" shape [4, 4]
+// expected-error @+1 {{'plan.plan' op has a strategy for misses, 'stream', but no expert in host memory}}
+plan.plan @p miss <stream> {
+  plan.expert_table 0 [#plan.expert<w1 = @s, w3 = @s, w2 = @s, residency = device>]
+}
+
+// -----
+
+plan.segment @s source "s" format "bf16" shape [4, 4]
+plan.plan @p miss <cached, cache_slots = 2> {
+  // expected-error @+1 {{has 1 experts, fewer than the 2 cache slots of the plan}}
+  plan.expert_table 0 [#plan.expert<w1 = @s, w3 = @s, w2 = @s, residency = host>]
+}
+
+// -----
+
 plan.plan @p {
   plan.program @prefill max_tokens 64 memory host {
   }

@@ -69,4 +69,16 @@ plan.plan @default {
     plan.dispatch @rms_norm_16 tiles 8 (read_write %x) : !plan.buffer<device>
   }
 }
+
+// A strategy for experts in host memory; `none` may be said wherever no strategy is needed.
+// CHECK-LABEL: plan.plan @cached miss <cached, cache_slots = 2> {
+plan.plan @cached miss <cached, cache_slots = 2> {
+  plan.expert_table 0 [
+    #plan.expert<w1 = @"up@bf16", w3 = @"up@bf16", w2 = @"up@bf16", residency = host>,
+    #plan.expert<w1 = @"up@bf16", w3 = @"up@bf16", w2 = @"up@bf16", residency = device>]
+}
+
+// CHECK-LABEL: plan.plan @no_misses miss <none> {
+plan.plan @no_misses miss <none> {
+}
 }

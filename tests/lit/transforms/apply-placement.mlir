@@ -46,3 +46,17 @@ moe.tier @first_match_per_field [
   #moe.rule<pattern = "*.experts.1", format = "f32">,
   #moe.rule<pattern = "*.experts.1", format = "bf16", residency = "device">,
   #moe.rule<pattern = "*", format = "bf16", residency = "host">]
+
+// A table has the experts of the first layer first. What is said of misses goes with the copy.
+// CHECK-LABEL: func.func private @table(
+// CHECK-SAME:    attributes {moe.miss = #moe.miss<cached, cache_slots = 1>, moe.tier = "table"}
+// CHECK: layer 0 [{{.*}} <w1 = "f32", w3 = "bf16", w2 = "int8g32", residency = device>>,
+// CHECK-SAME:     {{.*}} <w1 = "int4g32", w3 = "int4g32", w2 = "int4g32", residency = host>>]
+// CHECK: layer 1 [{{.*}} <w1 = "int3g32", w3 = "int3g32", w2 = "int3g32", residency = host>>,
+// CHECK-SAME:     {{.*}} <w1 = "int2g32", w3 = "int2g32", w2 = "int2g32", residency = device>>]
+moe.tier @table placed [
+  #moe.placement<w1 = "f32", w3 = "bf16", w2 = "int8g32", residency = device>,
+  #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "int4g32", residency = host>,
+  #moe.placement<w1 = "int3g32", w3 = "int3g32", w2 = "int3g32", residency = host>,
+  #moe.placement<w1 = "int2g32", w3 = "int2g32", w2 = "int2g32", residency = device>]
+  miss <cached, cache_slots = 1>

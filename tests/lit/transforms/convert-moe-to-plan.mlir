@@ -171,8 +171,9 @@ func.func private @one_rope_table(%tokens: tensor<?xi32>) -> tensor<?x16xf32>
 // set of formats that occur, here {bf16 (id 2)} = 4 upwards and {f32 (id 1), bf16} = 6 downwards, and
 // the forms of activations beside them: BF16 = 2, and F32 | BF16 = 3. The router makes the first, gate
 // and up the second: 64 * 2 bytes a row. Per token: the row of the embedding (32), the gate (128) and
-// half of both experts' 2816 + 3584 (24 rows of bf16 lie in tiles of 16).
-// CHECK-LABEL: plan.plan @mixed_formats {
+// half of both experts' 2816 + 3584 (24 rows of bf16 lie in tiles of 16). What the function says of
+// misses, the plan says.
+// CHECK-LABEL: plan.plan @mixed_formats miss <cached, cache_slots = 1> {
 // CHECK-NEXT: plan.expert_table 0 [#plan.expert<w1 = @"up@bf16", w3 = @"up@bf16", w2 = @"down@bf16", residency = host>,
 // CHECK-SAME:                      #plan.expert<w1 = @"up@bf16", w3 = @"up@bf16", w2 = @"down@f32", residency = device>]
 // CHECK-NEXT: plan.program @decode max_tokens 1 memory host weight_bytes_per_token 3360 {
@@ -187,7 +188,7 @@ func.func private @one_rope_table(%tokens: tensor<?xi32>) -> tensor<?x16xf32>
 // CHECK:        plan.dispatch @experts_gate_up_16_24_2_4_2_3_24_0_{{[0-9]+_[0-9]+}} tiles 1 (read %[[OPERAND]], read %{{.*}}, read %[[BEGIN]], read %[[SLOT]], write %[[H:.*]])
 // CHECK:        plan.dispatch @experts_down_16_24_2_6_3_16_0_0_{{[0-9]+_[0-9]+}} tiles 1 (read %[[H]], read %{{.*}}, read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], write %{{.*}})
 func.func private @mixed_formats(%tokens: tensor<?xi32>) -> tensor<?x16xf32>
-    attributes {moe.tier = "mixed_formats"} {
+    attributes {moe.tier = "mixed_formats", moe.miss = #moe.miss<cached, cache_slots = 1>} {
   %x = moe.embedding %tokens, @embedding : tensor<?xi32> -> tensor<?x16xf32>
   %ids, %weights = moe.router %x, @gate : tensor<?x16xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
   %y = moe.experts %x, %ids, %weights layer 0
