@@ -1,6 +1,7 @@
 #include "compiler/driver/compile.h"
 
 #include "compiler/codegen/kernel_library.h"
+#include "compiler/driver/planning.h"
 #include "compiler/import/checkpoint.h"
 #include "compiler/import/digest.h"
 #include "compiler/import/import_model.h"
@@ -67,6 +68,8 @@ public:
     if (options.compileTo == Phase::Moe)
       return report;
 
+    if (Error error = planTiers())
+      return error;
     addTiers();
     if (Error error = runPasses([](mlir::PassManager &passes) {
           passes.addPass(createApplyPlacement());
@@ -92,6 +95,10 @@ public:
           passes.addPass(createAssignArena());
         }))
       return error;
+    if (!report.placements.tiers.empty())
+      report.placements.storage = storageOf(*module);
+    if (options.dryRun)
+      return report;
     if (Error error = finishPhase(Phase::Plan, "plan"))
       return error;
     if (options.compileTo == Phase::Plan)
@@ -165,7 +172,10 @@ private:
         targets.push_back(std::move(*target));
     }
     // Before anything that takes long: a path that cannot be written is known now.
-    if (options.compileTo == Phase::Artifact) {
+    if (options.compileTo == Phase::Artifact && !options.dryRun) {
+      if (!policy.cudaTargets.empty())
+        return createStringError("targets.cuda: this version makes code for CPUs only; --dry-run "
+                                 "and 'moeplanc explore' plan for a device");
       auto file = AtomicFile::create(options.output);
       if (!file)
         return file.takeError();
@@ -177,16 +187,63 @@ private:
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
-    if (!options.statistics.empty() && options.compileTo == Phase::Artifact) {
-      checkpointDigest = checkpoint->digest();
-      auto read = Statistics::open(options.statistics, checkpointDigest);
-      if (!read)
-        return read.takeError();
-      statistics = std::move(*read);
-    }
+    if (Error error = readStatistics())
+      return error;
     if (!options.dumpPhasesTo.empty())
       if (std::error_code error = sys::fs::create_directories(options.dumpPhasesTo))
         return createStringError(options.dumpPhasesTo + ": " + error.message());
+    return Error::success();
+  }
+
+  Error readStatistics() {
+    if (options.statistics.empty() || options.compileTo == Phase::Moe)
+      return Error::success();
+    // A digest reads every weight: only where weights are read anyway.
+    if (options.compileTo == Phase::Artifact && !options.dryRun)
+      checkpointDigest = checkpoint->digest();
+    auto read = Statistics::open(options.statistics, checkpointDigest);
+    if (!read)
+      return read.takeError();
+    statistics = std::move(*read);
+    const fb::Statistics &m = statistics->metadata();
+    const MixtralConfig &config = checkpoint->config();
+    if (m.num_layers() != config.numLayers || m.num_experts() != config.numExperts ||
+        m.hidden_size() != config.hiddenSize || m.intermediate_size() != config.intermediateSize)
+      return createStringError(options.statistics + ": statistics of a model of another shape");
+    return Error::success();
+  }
+
+  /// Makes a placement of every tier, where there is a policy; fills the report and the facts.
+  Error planTiers() {
+    if (options.policy.empty() && !options.dryRun)
+      return Error::success();
+    auto planning = Planning::create(*checkpoint, policy, options.profile, statistics.get(),
+                                     options.kvFormat);
+    if (!planning)
+      return planning.takeError();
+    PlansReport &plans = report.placements;
+    plans.context = facts.context = policy.context;
+    plans.batch = facts.batch = policy.batch;
+    plans.qualitySource = planning->quality().source();
+    plans.numExperts = checkpoint->config().numLayers * checkpoint->config().numExperts;
+    if (planning->profile()) {
+      plans.profile = planning->profile()->name.empty() ? "unnamed" : planning->profile()->name;
+      plans.hasDevice = facts.hasDevice = planning->profile()->device.has_value();
+      profileDigest = planning->profileDigest();
+    }
+    facts.canary = policy.canary;
+    facts.switching = policy.switching;
+    for (const Tier &tier : policy.tiers) {
+      auto plan = planning->plan(tier);
+      if (!plan)
+        return plan.takeError();
+      PlanFacts &plansFacts = facts.plans[tier.name];
+      plansFacts.prefer = tier.prefer;
+      plansFacts.limits = tier.limits;
+      if (tier.planned)
+        plansFacts.costs = plan->costs;
+      plans.tiers.push_back({tier, std::move(*plan)});
+    }
     return Error::success();
   }
 
@@ -244,24 +301,51 @@ private:
   void addTiers() {
     mlir::OpBuilder builder(module->getBodyRegion());
     builder.setInsertionPointToEnd(module->getBody());
-    auto rule = [&](StringRef pattern, StringRef format, StringRef residency) -> mlir::Attribute {
-      auto string = [&](StringRef text) {
-        return text.empty() ? mlir::StringAttr() : builder.getStringAttr(text);
-      };
-      return moe::RuleAttr::get(&context, string(pattern), string(format), string(residency));
-    };
-    for (const Tier &tier : policy.tiers) {
-      SmallVector<mlir::Attribute> rules;
-      for (const PinRule &pin : tier.pins)
-        rules.push_back(rule(pin.experts, pin.format, pin.residency));
-      rules.push_back(rule("*", "bf16", "host"));
+    for (auto [index, tier] : enumerate(policy.tiers)) {
       mlir::StringAttr nonExperts;
       if (!tier.nonExpertFormat.empty() && tier.nonExpertFormat != "bf16")
         nonExperts = builder.getStringAttr(tier.nonExpertFormat);
-      builder.create<moe::TierOp>(builder.getUnknownLoc(), tier.name, builder.getArrayAttr(rules),
-                                  /*placements=*/mlir::ArrayAttr(), nonExperts,
-                                  /*miss=*/moe::MissAttr());
+      const Placement *placement = report.placements.tiers.empty()
+                                       ? nullptr
+                                       : &report.placements.tiers[index].plan.placement;
+      moe::MissAttr miss;
+      if (placement && placement->miss != MissStrategy::None)
+        miss = moe::MissAttr::get(&context, moe::MissStrategy(placement->miss),
+                                  placement->cacheSlots);
+      const bool isPlaced = placement && tier.planned;
+      builder.create<moe::TierOp>(builder.getUnknownLoc(), builder.getStringAttr(tier.name),
+                                  isPlaced ? mlir::ArrayAttr() : rulesOf(tier, builder),
+                                  isPlaced ? placementsOf(*placement, builder) : mlir::ArrayAttr(),
+                                  nonExperts, miss);
     }
+  }
+
+  mlir::ArrayAttr rulesOf(const Tier &tier, mlir::Builder &builder) {
+    auto string = [&](StringRef text) {
+      return text.empty() ? mlir::StringAttr() : builder.getStringAttr(text);
+    };
+    SmallVector<mlir::Attribute> rules;
+    auto add = [&](StringRef pattern, StringRef format, StringRef residency) {
+      rules.push_back(
+          moe::RuleAttr::get(&context, string(pattern), string(format), string(residency)));
+    };
+    for (const PinRule &pin : tier.pins)
+      add(pin.experts, pin.format, pin.residency);
+    add("*", "bf16", "host");
+    return builder.getArrayAttr(rules);
+  }
+
+  mlir::ArrayAttr placementsOf(const Placement &placement, mlir::Builder &builder) {
+    SmallVector<mlir::Attribute> experts;
+    for (const ExpertPlacement &expert : placement.experts) {
+      auto name = [&](Linear linear) {
+        return builder.getStringAttr(StringRef(expert.formats[size_t(linear)]->name));
+      };
+      experts.push_back(moe::PlacementAttr::get(
+          &context, name(Linear::w1), name(Linear::w3), name(Linear::w2),
+          expert.residency == Residency::Device ? moe::Residency::Device : moe::Residency::Host));
+    }
+    return builder.getArrayAttr(experts);
   }
 
   Error runPasses(function_ref<void(mlir::PassManager &)> add) {
@@ -326,9 +410,9 @@ private:
     Provenance provenance{MOEPLAN_VERSION,     LLVM_VERSION_STRING,
                           checkpointDigest,    policyDigest,
                           commandLine(),       statistics ? statistics->digest() : "",
-                          /*profileDigest=*/""};
+                          profileDigest};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
-    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, PolicyFacts(), quantizer,
+    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, facts, quantizer,
                               *output, options.progress);
     if (!bytes)
       return bytes.takeError();
@@ -360,7 +444,8 @@ private:
   const CompileOptions &options;
   mlir::MLIRContext context;
   Policy policy;
-  std::string policyDigest, checkpointDigest;
+  PolicyFacts facts;
+  std::string policyDigest, profileDigest, checkpointDigest;
   QuantizerChoice quantizers;
   std::vector<CpuTarget> targets;
   std::optional<AtomicFile> output; ///< the artifact, until it is committed

@@ -1,6 +1,8 @@
 // The whole road from a checkpoint to an artifact.
 #pragma once
 
+#include "compiler/driver/report.h"
+
 #include "llvm/Support/Error.h"
 #include "llvm/Support/raw_ostream.h"
 
@@ -23,6 +25,7 @@ struct CompileOptions {
   std::string config;     ///< a config.json: weights are generated from `syntheticSeed`
   uint64_t syntheticSeed = 0;
   std::string policy;           ///< TOML file; empty: one tier `default`, see below
+  std::string profile;          ///< TOML file of the machine; empty: the policy's, or none
   std::string expertFormat;     ///< without a policy: of all experts; empty: bf16
   std::string expertFormatFile; ///< without a policy: rules that come before expertFormat
   std::string nonExpertFormat;  ///< without a policy: of the other matrices; empty: bf16
@@ -38,6 +41,7 @@ struct CompileOptions {
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   Phase compileTo = Phase::Artifact;
+  bool dryRun = false; ///< plans are made and priced, nothing is written and no weight is read
   std::string dumpPhasesTo;     ///< directory for moe.mlir, placed.mlir, plan.mlir
   bool printIrAfterAll = false; ///< to stderr, after each pass
   bool timing = false;          ///< of each pass, to stderr
@@ -54,6 +58,7 @@ struct CompileReport {
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
   bool hasTokenizer = true;
+  PlansReport placements; ///< with a policy or in a dry run; else without tiers
   /// Quantised experts that calibration hardly reached: without their statistics.
   std::vector<std::string> hardlyReached;
 };

@@ -30,8 +30,8 @@ std::string modelName(const compiler::CompileOptions &options) {
   return name == "." || name == ".." ? "" : name.filename().string();
 }
 
-int runCompile(compiler::CompileOptions &options) {
-  if (options.output.empty() && options.compileTo == compiler::Phase::Artifact) {
+int runCompile(compiler::CompileOptions &options, bool json) {
+  if (options.output.empty() && !options.dryRun && options.compileTo == compiler::Phase::Artifact) {
     const std::string name = modelName(options);
     if (name.empty())
       return reportFailure("moeplanc",
@@ -63,11 +63,19 @@ int runCompile(compiler::CompileOptions &options) {
     std::fprintf(stderr, "tuned: %s\n",
                  report->tuning.empty() ? "the defaults are best here"
                                         : ("--tuning=" + report->tuning).c_str());
-  if (options.compileTo != compiler::Phase::Artifact)
+  if (!report->placements.tiers.empty() && (json || options.dryRun)) {
+    const std::string text = json ? compiler::plansJson(report->placements)
+                                  : compiler::printPlans(report->placements);
+    if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
+      return reportFailure("moeplanc", "cannot write to standard output", kExitFailed);
+  }
+  if (options.dryRun || options.compileTo != compiler::Phase::Artifact)
     return kExitDone;
   if (progress)
     progress->finish();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  if (!json && report->placements.tiers.size() > 1)
+    std::fprintf(stderr, "%s\n", compiler::printPlans(report->placements).c_str());
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
                report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
@@ -117,6 +125,16 @@ Command addCompileCommand(CLI::App &app) {
                                          "TOML file with targets and tiers (default: one plan "
                                          "'default', every expert bf16 on the host)")
                             ->type_name("FILE");
+  compile
+      ->add_option("--profile", options.profile,
+                   "TOML file that says what the machine can do, from 'moeplan profile' (default: "
+                   "the policy's)")
+      ->type_name("FILE");
+  compile->add_flag("--dry-run", options.dryRun,
+                    "plan, and print what every plan takes, gives and shares, exact to the byte; "
+                    "write nothing");
+  auto json = std::make_shared<bool>(false);
+  compile->add_flag("--json", *json, "print what the plans take and share as JSON")->needs(policy);
   compile
       ->add_option("--expert-format", options.expertFormat,
                    "format of all experts: bf16, f32, or int8, int4, int3, int2 with a group size "
@@ -194,9 +212,9 @@ Command addCompileCommand(CLI::App &app) {
   compile->add_flag("--mlir-print-ir-after-all", options.printIrAfterAll,
                     "print the IR after each pass to standard error");
   compile->add_flag("--mlir-timing", options.timing, "print the time of each pass");
-  return {compile, [shared, compileTo] {
+  return {compile, [shared, compileTo, json] {
             shared->compileTo = phases.at(*compileTo);
-            return runCompile(*shared);
+            return runCompile(*shared, *json);
           }};
 }
 
