@@ -217,8 +217,8 @@ private:
   Error planTiers() {
     if (options.policy.empty() && !options.dryRun)
       return Error::success();
-    auto planning = Planning::create(*checkpoint, policy, options.profile, statistics.get(),
-                                     options.kvFormat);
+    auto planning =
+        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat);
     if (!planning)
       return planning.takeError();
     PlansReport &plans = report.placements;
@@ -310,8 +310,8 @@ private:
                                        : &report.placements.tiers[index].plan.placement;
       moe::MissAttr miss;
       if (placement && placement->miss != MissStrategy::None)
-        miss = moe::MissAttr::get(&context, moe::MissStrategy(placement->miss),
-                                  placement->cacheSlots);
+        miss =
+            moe::MissAttr::get(&context, moe::MissStrategy(placement->miss), placement->cacheSlots);
       const bool isPlaced = placement && tier.planned;
       builder.create<moe::TierOp>(builder.getUnknownLoc(), builder.getStringAttr(tier.name),
                                   isPlaced ? mlir::ArrayAttr() : rulesOf(tier, builder),
@@ -407,9 +407,9 @@ private:
     }
     if (checkpointDigest.empty())
       checkpointDigest = checkpoint->digest();
-    Provenance provenance{MOEPLAN_VERSION,     LLVM_VERSION_STRING,
-                          checkpointDigest,    policyDigest,
-                          commandLine(),       statistics ? statistics->digest() : "",
+    Provenance provenance{MOEPLAN_VERSION,  LLVM_VERSION_STRING,
+                          checkpointDigest, policyDigest,
+                          commandLine(),    statistics ? statistics->digest() : "",
                           profileDigest};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
     auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, facts, quantizer,

@@ -41,8 +41,8 @@ struct CompileOptions {
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   Phase compileTo = Phase::Artifact;
-  bool dryRun = false; ///< plans are made and priced, nothing is written and no weight is read
-  std::string dumpPhasesTo;     ///< directory for moe.mlir, placed.mlir, plan.mlir
+  bool dryRun = false;      ///< plans are made and priced, nothing is written and no weight is read
+  std::string dumpPhasesTo; ///< directory for moe.mlir, placed.mlir, plan.mlir
   bool printIrAfterAll = false; ///< to stderr, after each pass
   bool timing = false;          ///< of each pass, to stderr
   /// Called with the bytes of weights packed so far and in all; may be empty.

@@ -109,9 +109,10 @@ Expected<PlannedTier> Planning::plan(const Tier &tier) {
     return planTier(**model, tier);
   if (!(*model)->hasDevice() &&
       any_of(tier.pins, [](const PinRule &pin) { return pin.residency == "device"; }))
-    return createStringError("tier '" + tier.name +
-                             "' pins experts to device memory, and there is no profile of a machine "
-                             "with a device");
+    return createStringError(
+        "tier '" + tier.name +
+        "' pins experts to device memory, and there is no profile of a machine "
+        "with a device");
   auto placement = applyPins(**model, tier);
   if (!placement)
     return placement.takeError();

@@ -15,8 +15,8 @@
 
 namespace moeplan::compiler {
 
-/// The largest arena, in bytes, that any placement of the model in `expertFormats` needs: the model is
-/// lowered as if every expert had all of them.
+/// The largest arena, in bytes, that any placement of the model in `expertFormats` needs: the model
+/// is lowered as if every expert had all of them.
 llvm::Expected<uint64_t> largestArena(const Checkpoint &checkpoint,
                                       llvm::ArrayRef<std::string> expertFormats,
                                       llvm::StringRef nonExpertFormat, llvm::StringRef kvFormat);
@@ -24,8 +24,8 @@ llvm::Expected<uint64_t> largestArena(const Checkpoint &checkpoint,
 /// Plans the tiers of a policy. Borrows the checkpoint.
 class Planning {
 public:
-  /// `profilePath` overrides the policy's; both empty: no profile. `statistics` may be null: quality
-  /// is then predicted from published figures. `kvFormat`: empty is bf16.
+  /// `profilePath` overrides the policy's; both empty: no profile. `statistics` may be null:
+  /// quality is then predicted from published figures. `kvFormat`: empty is bf16.
   static llvm::Expected<Planning> create(const Checkpoint &checkpoint, const Policy &policy,
                                          llvm::StringRef profilePath, const Statistics *statistics,
                                          llvm::StringRef kvFormat);
@@ -48,7 +48,7 @@ private:
   std::string kvFormat_, profileDigest_;
   std::optional<Profile> profile_;
   std::optional<QualityModel> quality_;
-  std::vector<std::string> formats_; ///< that any tier may use
+  std::vector<std::string> formats_;                         ///< that any tier may use
   std::map<std::string, std::unique_ptr<CostModel>> models_; ///< by format outside the experts
 };
 

@@ -68,11 +68,11 @@ void printStorage(raw_ostream &out, const StorageReport &storage) {
   for (const StorageReport::Plan &plan : storage.plans)
     rows.push_back({plan.name, std::to_string(plan.weightBytes), std::to_string(plan.ownBytes)});
   rows.push_back({"sum over plans", std::to_string(storage.sumBytes)});
-  rows.push_back({"stored", std::to_string(storage.storedBytes),
-                  formatv("{0:F1} % of the sum, {1} segments",
-                          100.0 * double(storage.storedBytes) / double(storage.sumBytes),
-                          storage.segments)
-                      .str()});
+  rows.push_back(
+      {"stored", std::to_string(storage.storedBytes),
+       formatv("{0:F1} % of the sum, {1} segments",
+               100.0 * double(storage.storedBytes) / double(storage.sumBytes), storage.segments)
+           .str()});
   printTable(out, rows);
   if (storage.plans.size() < 2)
     return;
@@ -168,8 +168,8 @@ std::string moeplan::compiler::printPlans(const PlansReport &report) {
   out << "\n";
   for (const auto &[tier, plan] : report.tiers)
     out << tier.name << ": " << formatCounts(plan.placement) << "\n";
-  out << "Context " << report.context << ", batch " << report.batch << ". Quality as predicted from "
-      << report.qualitySource << ".\n";
+  out << "Context " << report.context << ", batch " << report.batch
+      << ". Quality as predicted from " << report.qualitySource << ".\n";
   if (hasTimes)
     out << "Speed as predicted for: " << report.profile << ".\n";
   if (report.storage)
@@ -184,8 +184,8 @@ std::string moeplan::compiler::plansJson(const PlansReport &report) {
   out.object([&] {
     out.attribute("context", report.context);
     out.attribute("batch", report.batch);
-    out.attribute("profile", report.profile.empty() ? json::Value(nullptr)
-                                                    : json::Value(report.profile));
+    out.attribute("profile",
+                  report.profile.empty() ? json::Value(nullptr) : json::Value(report.profile));
     out.attribute("quality_source", report.qualitySource);
     out.attributeArray("plans", [&] {
       for (const auto &[tier, plan] : report.tiers)
@@ -193,8 +193,8 @@ std::string moeplan::compiler::plansJson(const PlansReport &report) {
           const PlacementCosts &costs = plan.costs;
           out.attribute("name", tier.name);
           out.attribute("planned", tier.planned);
-          out.attribute("prefer", tier.planned ? json::Value(preferenceName(tier))
-                                               : json::Value(nullptr));
+          out.attribute("prefer",
+                        tier.planned ? json::Value(preferenceName(tier)) : json::Value(nullptr));
           out.attribute("bits_per_weight", costs.bitsPerWeight);
           out.attribute("experts_on_device", costs.expertsOnDevice);
           writeMemory(out, "device_memory", costs.device);

@@ -25,8 +25,7 @@ std::set<Held> heldBy(plan::PlanOp plan) {
         held.emplace(linear.getValue(), expert.getResidency());
   });
   plan.walk([&](plan::WeightOp weight) {
-    held.emplace(weight.getSegment(),
-                 weight->getParentOfType<plan::ProgramOp>().getMemory());
+    held.emplace(weight.getSegment(), weight->getParentOfType<plan::ProgramOp>().getMemory());
   });
   return held;
 }
@@ -55,8 +54,7 @@ StorageReport moeplan::compiler::storageOf(mlir::ModuleOp module) {
       ++users[segment];
     }
     plan.walk([&](plan::ProgramOp program) {
-      row.arenaBytes =
-          std::max(row.arenaBytes, uint64_t(program.getArenaBytes().value_or(0)));
+      row.arenaBytes = std::max(row.arenaBytes, uint64_t(program.getArenaBytes().value_or(0)));
     });
     report.sumBytes += row.weightBytes;
   }

@@ -97,8 +97,7 @@ double CostModel::readSeconds(const Processor &processor, const FormatInfo &form
     return double(bytes) / processor.readBytesPerSecond;
   const double cached = rate->decodeCachedBytesPerSecond > 0 ? rate->decodeCachedBytesPerSecond
                                                              : rate->decodeBytesPerSecond;
-  return double(bytes) *
-         (cachedShare / cached + (1 - cachedShare) / rate->decodeBytesPerSecond);
+  return double(bytes) * (cachedShare / cached + (1 - cachedShare) / rate->decodeBytesPerSecond);
 }
 
 double CostModel::fixedSeconds(double cachedShare) const {
@@ -218,8 +217,7 @@ PlacementCosts CostModel::evaluate(const Placement &placement) const {
   }
   costs.device.staging = stagingBytes(placement.miss, placement.cacheSlots, largestMiss);
   costs.perplexityIncrease = std::expm1(costs.nats);
-  costs.bitsPerWeight =
-      8.0 * double(expertBytes) / double(expertElements()) / double(numExperts());
+  costs.bitsPerWeight = 8.0 * double(expertBytes) / double(expertElements()) / double(numExperts());
   if (!hasTimes())
     return costs;
 

@@ -85,10 +85,10 @@ private:
   std::optional<Profile> profile_;
   WorkloadInfo workload_;
   std::vector<double> usage_;
-  uint64_t nonExpertBytes_ = 0;     ///< held
-  uint64_t matrixReadBytes_ = 0;    ///< of them, matrices that a step reads whole
-  uint64_t vectorReadBytes_ = 0;    ///< float32: norms and router gates
-  uint64_t nonExpertElements_ = 0;  ///< multiplied for each token
+  uint64_t nonExpertBytes_ = 0;    ///< held
+  uint64_t matrixReadBytes_ = 0;   ///< of them, matrices that a step reads whole
+  uint64_t vectorReadBytes_ = 0;   ///< float32: norms and router gates
+  uint64_t nonExpertElements_ = 0; ///< multiplied for each token
 };
 
 } // namespace moeplan::compiler

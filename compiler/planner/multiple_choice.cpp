@@ -45,17 +45,15 @@ void add(Amounts &sum, const Amounts &more, double factor = 1) {
 class Solver {
 public:
   explicit Solver(const Problem &problem) : problem(problem) {
-    measureRanges();
-    for (unsigned k = 0; k < kAmounts; ++k)
-      if (problem.limits[k] != Problem::kNone)
-        limited.push_back(k);
+    if (everyItemCanChoose())
+      measureRanges();
+    else
+      solution.provedInfeasible = true;
   }
 
   MultipleChoiceSolution run() {
-    if (!everyItemCanChoose()) {
-      solution.provedInfeasible = true;
+    if (solution.provedInfeasible)
       return solution;
-    }
     maximizeDual();
     solution.provedInfeasible = isInfeasible();
     if (isSettled())
@@ -142,29 +140,35 @@ private:
 
   double objectiveOf(const Amounts &totals) const { return dot(problem.objective, totals); }
 
-  /// The ranges that amounts and objective can have: by them everything is scaled.
+  /// The ranges that amounts and objective can have, by which everything is scaled, and the limits
+  /// that lie within them: others bind never, or cannot be met.
   void measureRanges() {
-    auto extreme = [&](Amounts weights) {
-      double sum = 0;
+    auto least = [&](Amounts weights) {
+      double sum = dot(weights, problem.fixed);
       ItemChoice ignored;
       for (const Problem::Item &item : problem.items)
         sum += bestChoice(item, weights, ignored);
       return sum;
     };
-    auto range = [&](Amounts weights) {
+    auto range = [&](const Amounts &weights) {
       Amounts negative{};
       add(negative, weights, -1);
-      const double least = extreme(weights), most = -extreme(negative);
-      return std::pair(most, std::isfinite(most - least) && most > least ? most - least : 1.0);
+      return std::pair(least(weights), -least(negative));
     };
     for (unsigned k = 0; k < kAmounts; ++k) {
       Amounts weights{};
       weights[k] = 1;
-      scale[k] = range(weights).second;
+      const auto [low, high] = range(weights);
+      scale[k] = high > low ? high - low : 1;
+      if (high <= problem.limits[k])
+        continue;
+      limited.push_back(k);
+      if (low > problem.limits[k] + kRounding * std::abs(problem.limits[k]))
+        solution.provedInfeasible = true;
     }
-    const auto [most, width] = range(problem.objective);
-    objectiveScale = width;
-    largestObjective = most + dot(problem.objective, problem.fixed);
+    const auto [low, high] = range(problem.objective);
+    objectiveScale = high > low ? high - low : 1;
+    largestObjective = high;
   }
 
   /// Minimises the Lagrangian at `multipliers` (parallel to `limited`, in ranges of the objective
@@ -204,9 +208,10 @@ private:
     return solution.lowerBound > largestObjective + std::abs(largestObjective) * 1e-9;
   }
 
-  /// The dual is concave and has a dimension per limit: bisection for one, else ellipsoids. One that
-  /// starts around all possible multipliers would be too thin for double precision before it is small
-  /// enough, so a row of them follows the best multipliers, each as large as the last one leaves open.
+  /// The dual is concave and has a dimension per limit: bisection for one, else ellipsoids. One
+  /// that starts around all possible multipliers would be too thin for double precision before it
+  /// is small enough, so a row of them follows the best multipliers, each as large as the last one
+  /// leaves open.
   void maximizeDual() {
     const size_t n = limited.size();
     SmallVector<double> center(n, 0.0), slope;
@@ -216,7 +221,8 @@ private:
     if (n == 1)
       return bisectDual();
     SmallVector<double> radii(n, 1.0);
-    for (unsigned round = 0, quiet = 0; round < kMostEllipsoids && quiet < 2 && !isSettled(); ++round) {
+    for (unsigned round = 0, quiet = 0; round < kMostEllipsoids && quiet < 2 && !isSettled();
+         ++round) {
       const double before = solution.lowerBound;
       searchEllipsoid(center, radii);
       const bool rose = solution.lowerBound - before > kDualTolerance * objectiveScale;
@@ -293,8 +299,9 @@ private:
   double violation(const Amounts &totals) const {
     double sum = 0;
     for (unsigned k : limited)
-      sum += std::max(0.0, totals[k] - problem.limits[k] - kRounding * std::abs(problem.limits[k])) /
-             scale[k];
+      sum +=
+          std::max(0.0, totals[k] - problem.limits[k] - kRounding * std::abs(problem.limits[k])) /
+          scale[k];
     return sum;
   }
 
@@ -315,8 +322,8 @@ private:
     solution.objective = objective;
   }
 
-  /// Every change of one part, and every change of mode, with the options as they are and with those
-  /// that the multipliers favour.
+  /// Every change of one part, and every change of mode, with the options as they are and with
+  /// those that the multipliers favour.
   void forEachMove(const Choices &choices, function_ref<void(const Move &)> visit) const {
     for (auto [index, item] : enumerate(problem.items)) {
       const ItemChoice &now = choices[index];
@@ -388,8 +395,8 @@ private:
     return true;
   }
 
-  /// Takes moves, or pairs of moves, that lower the objective within the limits, those that lower it
-  /// most first, until none does.
+  /// Takes moves, or pairs of moves, that lower the objective within the limits, those that lower
+  /// it most first, until none does.
   void improve(Choices &choices, Amounts &totals, bool byPairs) const {
     const double least = 1e-10 * objectiveScale;
     for (unsigned round = 0; round < kMostRounds; ++round) {

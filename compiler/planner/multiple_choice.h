@@ -1,5 +1,5 @@
-// A multiple-choice knapsack problem with several budgets, solved by Lagrangian relaxation and local
-// repair.
+// A multiple-choice knapsack problem with several budgets, solved by Lagrangian relaxation and
+// local repair.
 #pragma once
 
 #include "llvm/ADT/ArrayRef.h"
@@ -17,8 +17,8 @@ namespace moeplan::compiler {
 enum Amount : unsigned { kNats, kSeconds, kDeviceBytes, kHostBytes, kExpertBytes, kAmounts };
 using Amounts = std::array<double, kAmounts>;
 
-/// Every item (an expert) chooses a mode (where it is), and for each of its parts (linears) an option
-/// (a format); a part's amounts depend on mode and option, and are summed up.
+/// Every item (an expert) chooses a mode (where it is), and for each of its parts (linears) an
+/// option (a format); a part's amounts depend on mode and option, and are summed up.
 struct MultipleChoiceProblem {
   static constexpr unsigned kModes = 2, kParts = 3;
   static constexpr double kNone = std::numeric_limits<double>::infinity();
@@ -36,7 +36,7 @@ struct MultipleChoiceProblem {
   };
 
   std::vector<Item> items;
-  Amounts fixed{}; ///< that everything adds to
+  Amounts fixed{};     ///< that everything adds to
   Amounts objective{}; ///< weights of the amounts in what is minimised
   Amounts limits = {kNone, kNone, kNone, kNone, kNone}; ///< of the totals, `fixed` included
   /// A solution that is no better than this is of no use and need not be looked for.

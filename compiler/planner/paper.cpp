@@ -26,8 +26,8 @@ PlannedTier moeplan::compiler::planAsPaper(const CostModel &model, const PaperOp
   if (options.num4Bit)
     num16 = numExperts - std::min(*options.num4Bit, numExperts);
   else if (memory > fixed.weights + numExperts * size4)
-    num16 = std::min<uint64_t>(numExperts,
-                               (memory - fixed.weights - numExperts * size4) / (3 * size4));
+    num16 =
+        std::min<uint64_t>(numExperts, (memory - fixed.weights - numExperts * size4) / (3 * size4));
 
   // Which experts have 4 bits: a shuffle that is the same everywhere.
   std::vector<uint32_t> order(numExperts);

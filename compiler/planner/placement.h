@@ -13,8 +13,8 @@ namespace moeplan::compiler {
 
 enum class Residency : uint8_t { Host, Device };
 
-/// What happens when a token is routed to an expert in host memory, and the rest of the model runs on
-/// a device.
+/// What happens when a token is routed to an expert in host memory, and the rest of the model runs
+/// on a device.
 enum class MissStrategy : uint8_t {
   None,        ///< there is no device, or no expert in host memory
   Stream,      ///< its weights are copied into a swap buffer on the device
@@ -22,8 +22,8 @@ enum class MissStrategy : uint8_t {
   HostCompute, ///< the CPU computes it
   Cached       ///< as Stream, and the copy stays in one of the layer's slots until others need them
 };
-inline constexpr std::array<std::string_view, 5> kMissStrategyNames{
-    "none", "stream", "in_place", "host_compute", "cached"};
+inline constexpr std::array<std::string_view, 5> kMissStrategyNames{"none", "stream", "in_place",
+                                                                    "host_compute", "cached"};
 inline constexpr std::string_view missStrategyName(MissStrategy strategy) {
   return kMissStrategyNames[size_t(strategy)];
 }

@@ -66,8 +66,7 @@ private:
 
   Error checkAnswerable() const {
     const TierLimits &limits = tier.limits;
-    if (!model.hasTimes() &&
-        (limits.minTokensPerSecond || tier.prefer == Preference::Throughput))
+    if (!model.hasTimes() && (limits.minTokensPerSecond || tier.prefer == Preference::Throughput))
       return fail("asks for speed: give the machine's profile (see 'moeplan profile')");
     if (!model.hasDevice() && limits.deviceMemory)
       return fail("limits device memory, and there is no profile of a machine with a device");
@@ -85,8 +84,9 @@ private:
       std::vector<StringRef> names;
       for (const FormatInfo *known : model.quality().formats())
         names.push_back(StringRef(known->name));
-      return fail("uses " + StringRef(format.name) + ", whose effect on quality is not known (known: " +
-                  join(names, ", ") + "): calibrate with --formats");
+      return fail("uses " + StringRef(format.name) +
+                  ", whose effect on quality is not known (known: " + join(names, ", ") +
+                  "): calibrate with --formats");
     };
     for (const PinnedExpert &expert : pinned)
       for (const FormatInfo *format : expert.formats)
@@ -126,8 +126,8 @@ private:
       goal.limits[kHostBytes] =
           double(limits.hostMemory ? *limits.hostMemory : model.profile()->host.memoryBytes);
     if (limits.bitsPerWeight)
-      goal.limits[kExpertBytes] = *limits.bitsPerWeight / 8 * double(model.expertElements()) *
-                                  model.numExperts();
+      goal.limits[kExpertBytes] =
+          *limits.bitsPerWeight / 8 * double(model.expertElements()) * model.numExperts();
     return goal;
   }
 
@@ -216,8 +216,7 @@ private:
       plan.gap = std::max(0.0, solution.objective - solution.lowerBound) /
                  std::max(std::abs(solution.objective), least);
       const double objective = objectiveOf(plan.costs, goal);
-      if (withinLimits(plan.costs, goal) &&
-          (!best || objective < objectiveOf(best->costs, goal)))
+      if (withinLimits(plan.costs, goal) && (!best || objective < objectiveOf(best->costs, goal)))
         best = plan;
       const double nextShare = shareOf(plan.costs);
       std::vector<double> nextHits = hitsOf(plan.placement);
@@ -234,8 +233,9 @@ private:
   double shareOf(const PlacementCosts &costs) const {
     if (!model.hasTimes())
       return 0;
-    return model.hasDevice() ? CostModel::cachedShare(*model.profile()->device, costs.device.weights)
-                             : CostModel::cachedShare(model.profile()->host, costs.host.weights);
+    return model.hasDevice()
+               ? CostModel::cachedShare(*model.profile()->device, costs.device.weights)
+               : CostModel::cachedShare(model.profile()->host, costs.host.weights);
   }
 
   /// As if every expert had the format in the middle.
@@ -273,8 +273,8 @@ private:
     return pin ? ArrayRef(&pin, 1) : ArrayRef(formats);
   }
 
-  MultipleChoiceProblem problemOf(const Goal &goal, const MissSetup &setup,
-                                  ArrayRef<double> hits, double share) const {
+  MultipleChoiceProblem problemOf(const Goal &goal, const MissSetup &setup, ArrayRef<double> hits,
+                                  double share) const {
     MultipleChoiceProblem problem;
     problem.limits = goal.limits;
     problem.objective = weightsOf(goal.objective);
@@ -330,8 +330,7 @@ private:
       ExpertPlacement &placed = plan.placement.experts.emplace_back();
       placed.residency = Residency(choice.mode);
       for (Linear linear : kLinears)
-        placed.formats[size_t(linear)] =
-            choicesOf(expert, linear)[choice.options[size_t(linear)]];
+        placed.formats[size_t(linear)] = choicesOf(expert, linear)[choice.options[size_t(linear)]];
     }
     const bool misses =
         model.hasDevice() && any_of(plan.placement.experts, [](const ExpertPlacement &expert) {

@@ -61,9 +61,9 @@ QualityModel QualityModel::fromStatistics(const Statistics &statistics) {
       tokens += double(statistics.expert(layer, e).tokens());
     for (uint32_t e = 0; e < m.num_experts(); ++e)
       model.routing_[layer * m.num_experts() + e] =
-          tokens == 0 ? double(m.num_experts_per_tok()) / m.num_experts()
-                      : double(statistics.expert(layer, e).tokens()) / tokens *
-                            m.num_experts_per_tok();
+          tokens == 0
+              ? double(m.num_experts_per_tok()) / m.num_experts()
+              : double(statistics.expert(layer, e).tokens()) / tokens * m.num_experts_per_tok();
   }
   model.source_ = "sensitivities predicted from calibration on " + std::to_string(m.tokens()) +
                   " tokens of this checkpoint";
@@ -79,8 +79,9 @@ QualityModel QualityModel::published(const MixtralConfig &config) {
   }
   model.formats_ = formatsWith([&](moeplan_format id) { return model.nats_.count(id) != 0; });
   model.routing_.assign(experts, double(config.numExpertsPerToken) / config.numExperts);
-  model.source_ = "published perplexities of Mixtral 8x7B at about these bits, shared out evenly over "
-                  "all experts: no calibration statistics were given";
+  model.source_ =
+      "published perplexities of Mixtral 8x7B at about these bits, shared out evenly over "
+      "all experts: no calibration statistics were given";
   return model;
 }
 

@@ -96,8 +96,8 @@ private:
     if (!table || !*table)
       return table.takeError();
     CanaryPolicy &canary = policy.canary.emplace();
-    if (Error error = toml.checkKeys(**table, {"tokens", "every_tokens", "max_perplexity_increase",
-                                               "max_divergence"}))
+    if (Error error = toml.checkKeys(
+            **table, {"tokens", "every_tokens", "max_perplexity_increase", "max_divergence"}))
       return error;
     uint64_t tokens = canary.tokens;
     if (Error error = toml.readInteger(**table, "tokens", 1, 1u << 20, tokens))
@@ -142,10 +142,10 @@ private:
   }
 
   Expected<Tier> readTier(const toml::table &table) {
-    if (Error error = toml.checkKeys(
-            table, {"name", "non_expert_format", "pin", "prefer", "max_perplexity_increase",
-                    "min_tokens_per_second", "device_memory", "host_memory", "bits_per_weight",
-                    "formats"}))
+    if (Error error =
+            toml.checkKeys(table, {"name", "non_expert_format", "pin", "prefer",
+                                   "max_perplexity_increase", "min_tokens_per_second",
+                                   "device_memory", "host_memory", "bits_per_weight", "formats"}))
       return error;
     Tier tier;
     if (Error error = readName(table, tier))
@@ -191,14 +191,14 @@ private:
     else if (prefer == "throughput")
       tier.prefer = Preference::Throughput;
     else if (!prefer.empty())
-      return toml.fail(*table.get("prefer"), "unknown preference '" + prefer +
-                                                 "' (known: 'quality', 'throughput')");
+      return toml.fail(*table.get("prefer"),
+                       "unknown preference '" + prefer + "' (known: 'quality', 'throughput')");
     TierLimits &limits = tier.limits;
     if (Error error =
             toml.readFraction(table, "max_perplexity_increase", limits.maxPerplexityIncrease))
       return error;
-    if (Error error = toml.readNumber(table, "min_tokens_per_second", kPositive,
-                                      limits.minTokensPerSecond))
+    if (Error error =
+            toml.readNumber(table, "min_tokens_per_second", kPositive, limits.minTokensPerSecond))
       return error;
     if (Error error =
             toml.readNumber(table, "bits_per_weight", {0, 32, /*open=*/true}, limits.bitsPerWeight))
@@ -235,7 +235,8 @@ private:
     if (auto glob = GlobPattern::create(pin.experts); !glob)
       return toml.fail(table, "bad pattern '" + pin.experts + "': " + toString(glob.takeError()));
     if (!pin.residency.empty() && pin.residency != "host" && pin.residency != "device")
-      return toml.fail(table, "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
+      return toml.fail(table,
+                       "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
     return pin;
   }
 

@@ -35,7 +35,7 @@ struct TierLimits {
 struct Tier {
   std::string name;
   std::vector<PinRule> pins;
-  std::string nonExpertFormat; ///< of the matrices outside the experts; empty: bf16
+  std::string nonExpertFormat;      ///< of the matrices outside the experts; empty: bf16
   std::optional<Preference> prefer; ///< absent in a planned tier: quality
   TierLimits limits;                ///< those of the policy where the tier has none of its own
   std::vector<std::string> formats; ///< full names the planner may use; empty: its defaults
@@ -44,8 +44,8 @@ struct Tier {
 
 /// When a running plan is compared with what was compiled, and how far it may be off.
 struct CanaryPolicy {
-  uint32_t tokens = 256;     ///< of held-out text
-  uint64_t everyTokens = 0;  ///< generated between two checks; 0: after a switch only
+  uint32_t tokens = 256;    ///< of held-out text
+  uint64_t everyTokens = 0; ///< generated between two checks; 0: after a switch only
   std::optional<double> maxPerplexityIncrease; ///< over 16 bits, as a fraction
   std::optional<double> maxDivergence;         ///< Kullback-Leibler, nats per token
 };
@@ -53,16 +53,16 @@ struct CanaryPolicy {
 /// How plans are switched.
 struct SwitchPolicy {
   double bandwidthShare = 0.5; ///< of the copy bandwidth, for staging while tokens are decoded
-  double hysteresis = 0.05; ///< share of the budget that must be left over before moving up
-  double minSeconds = 10;   ///< between two switches that a budget causes
+  double hysteresis = 0.05;    ///< share of the budget that must be left over before moving up
+  double minSeconds = 10;      ///< between two switches that a budget causes
 };
 
 struct Policy {
-  std::vector<std::string> cpuTargets; ///< empty: from the command line, or the host
+  std::vector<std::string> cpuTargets;  ///< empty: from the command line, or the host
   std::vector<std::string> cudaTargets; ///< "sm_80"
-  std::string profile; ///< path as it is to be opened; empty: none
-  uint32_t context = 4096; ///< positions that the KV cache has room for
-  uint32_t batch = 1;      ///< sequences
+  std::string profile;                  ///< path as it is to be opened; empty: none
+  uint32_t context = 4096;              ///< positions that the KV cache has room for
+  uint32_t batch = 1;                   ///< sequences
   std::optional<CanaryPolicy> canary;
   std::optional<SwitchPolicy> switching;
   std::vector<Tier> tiers; ///< at least one
@@ -80,9 +80,9 @@ llvm::Expected<std::vector<PinRule>> parseExpertFormats(llvm::StringRef text,
 /// group size that serves best. Fails, naming the known ones, for an unknown format.
 llvm::Expected<std::string> resolveFormat(llvm::StringRef name);
 
-/// Parses a policy; examples/policies/README.md has its keys. Errors are one line with file, line and
-/// column; an unknown key is refused with the nearest valid one. `origin` is the file's path, from
-/// whose folder the profile's path is taken.
+/// Parses a policy; examples/policies/README.md has its keys. Errors are one line with file, line
+/// and column; an unknown key is refused with the nearest valid one. `origin` is the file's path,
+/// from whose folder the profile's path is taken.
 llvm::Expected<Policy> parsePolicy(llvm::StringRef text, llvm::StringRef origin);
 
 } // namespace moeplan::compiler

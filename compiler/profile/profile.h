@@ -15,8 +15,9 @@ namespace moeplan::compiler {
 
 /// How fast a processor goes through weights of one format.
 struct KernelRate {
-  double decodeBytesPerSecond = 0;       ///< of weights that lie in memory, for one token
-  double decodeCachedBytesPerSecond = 0; ///< of weights that the last-level cache holds; 0: as above
+  double decodeBytesPerSecond = 0; ///< of weights that lie in memory, for one token
+  double decodeCachedBytesPerSecond =
+      0; ///< of weights that the last-level cache holds; 0: as above
   double prefillOperationsPerSecond = 0; ///< a multiplication and an addition being two
 };
 
@@ -32,8 +33,8 @@ struct KernelRate {
 struct Processor {
   std::string name;
   uint64_t memoryBytes = 0;
-  uint64_t cacheBytes = 0;   ///< of the last level, for weights; 0: not modelled
-  uint64_t contextBytes = 0; ///< of memory that is taken before anything is loaded
+  uint64_t cacheBytes = 0;       ///< of the last level, for weights; 0: not modelled
+  uint64_t contextBytes = 0;     ///< of memory that is taken before anything is loaded
   double readBytesPerSecond = 0; ///< of memory, with the threads that the rates are for
   double tokenSeconds = 0, layerSeconds = 0, prefillLayerSeconds = 0;
   double kvBytesPerSecond = 0;
@@ -54,7 +55,7 @@ struct TransferRates {
 struct Profile {
   std::string name;
   Processor host;
-  unsigned hostThreads = 0; ///< that the rates of `host` are for
+  unsigned hostThreads = 0;                          ///< that the rates of `host` are for
   std::map<unsigned, double> hostReadBytesPerSecond; ///< by threads
   std::optional<Processor> device;
   TransferRates transfer; ///< of the device

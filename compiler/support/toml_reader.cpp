@@ -77,8 +77,7 @@ Error TomlReader::checkKeys(const toml::table &table, ArrayRef<StringRef> known)
   return Error::success();
 }
 
-Expected<const toml::table *> TomlReader::readTable(const toml::table &table,
-                                                    StringRef key) const {
+Expected<const toml::table *> TomlReader::readTable(const toml::table &table, StringRef key) const {
   const toml::node *node = table.get(view(key));
   if (!node)
     return static_cast<const toml::table *>(nullptr);
@@ -140,7 +139,8 @@ Error TomlReader::readNumber(const toml::table &table, StringRef key, Range rang
   const bool within = value && std::isfinite(*value) && *value <= range.most &&
                       (range.open ? *value > range.least : *value >= range.least);
   if (!within) {
-    std::string bounds = (range.open ? " greater than " : " of at least ") + numberText(range.least);
+    std::string bounds =
+        (range.open ? " greater than " : " of at least ") + numberText(range.least);
     if (range.most < 1e300)
       bounds += " and at most " + numberText(range.most);
     return fail(*node, "'" + key + "' must be a number" + bounds);
@@ -165,8 +165,8 @@ Error TomlReader::readInteger(const toml::table &table, StringRef key, uint64_t 
     return Error::success();
   const auto value = node->is_integer() ? node->value<int64_t>() : std::nullopt;
   if (!value || *value < 0 || uint64_t(*value) < least || uint64_t(*value) > most)
-    return fail(*node, "'" + key + "' must be a whole number from " + Twine(least) + " to " +
-                           Twine(most));
+    return fail(*node,
+                "'" + key + "' must be a whole number from " + Twine(least) + " to " + Twine(most));
   out = uint64_t(*value);
   return Error::success();
 }

@@ -64,8 +64,8 @@ int runCompile(compiler::CompileOptions &options, bool json) {
                  report->tuning.empty() ? "the defaults are best here"
                                         : ("--tuning=" + report->tuning).c_str());
   if (!report->placements.tiers.empty() && (json || options.dryRun)) {
-    const std::string text = json ? compiler::plansJson(report->placements)
-                                  : compiler::printPlans(report->placements);
+    const std::string text =
+        json ? compiler::plansJson(report->placements) : compiler::printPlans(report->placements);
     if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
       return reportFailure("moeplanc", "cannot write to standard output", kExitFailed);
   }

@@ -50,8 +50,8 @@ TEST(CostModel, PredictsBytesOverBandwidth) {
   const CostModel model = mixtral();
   const PlacementCosts costs = model.evaluate(uniform(model, "bf16", Residency::Device));
   const double cache = 2048.0 * 32 * 2 * 8 * 128 * 2; // half full
-  EXPECT_NEAR(costs.decodeSeconds,
-              (64 * kExpertBytes16 + kMatrices + kVectors + cache) / 1e12, 1e-9);
+  EXPECT_NEAR(costs.decodeSeconds, (64 * kExpertBytes16 + kMatrices + kVectors + cache) / 1e12,
+              1e-9);
   EXPECT_NEAR(costs.tokensPerSecond, 1 / costs.decodeSeconds, 1e-9);
 }
 
@@ -95,9 +95,8 @@ TEST(CostModel, QualityOfUniformPlacementsIsTheOnePublished) {
   const CostModel model = mixtral();
   for (const PublishedQuality &quality : publishedQualities()) {
     const std::string name(findFormat(uint32_t(quality.format))->name);
-    EXPECT_NEAR(
-        model.evaluate(uniform(model, name.c_str(), Residency::Device)).perplexityIncrease,
-        quality.perplexityIncrease, 1e-9)
+    EXPECT_NEAR(model.evaluate(uniform(model, name.c_str(), Residency::Device)).perplexityIncrease,
+                quality.perplexityIncrease, 1e-9)
         << name;
   }
 }
@@ -119,12 +118,12 @@ TEST(CostModel, WeightsThatTheCacheHoldsAreReadFaster) {
   tiny.vocabSize = 2048;
   const CostModel model(tiny, QualityModel::published(tiny), profile, {});
   const double bytes = double(model.bytes(Linear::w1, *format("bf16")));
-  EXPECT_DOUBLE_EQ(model.linearSeconds(Linear::w1, *format("bf16"), Residency::Host,
-                                       MissStrategy::None, 0, 1),
-                   bytes / 4e11);
-  EXPECT_DOUBLE_EQ(model.linearSeconds(Linear::w1, *format("bf16"), Residency::Host,
-                                       MissStrategy::None, 0, 0),
-                   bytes / 1e11);
+  EXPECT_DOUBLE_EQ(
+      model.linearSeconds(Linear::w1, *format("bf16"), Residency::Host, MissStrategy::None, 0, 1),
+      bytes / 4e11);
+  EXPECT_DOUBLE_EQ(
+      model.linearSeconds(Linear::w1, *format("bf16"), Residency::Host, MissStrategy::None, 0, 0),
+      bytes / 1e11);
 }
 
 TEST(CostModel, WithoutAProfileThereIsNoTime) {

@@ -98,8 +98,7 @@ TEST_F(PaperTest, CountsSixteenBitExpertsByItsFormula) {
       return expert.formats[0]->name == "bf16";
     });
     const MemoryUse fixed = model.fixedUse();
-    const double memory =
-        budget * 1e9 - double(fixed.kvCache + fixed.activations + fixed.context);
+    const double memory = budget * 1e9 - double(fixed.kvCache + fixed.activations + fixed.context);
     const double rest = memory - double(fixed.weights) - 256.0 * double(size4);
     EXPECT_EQ(num16, rest > 0 ? int64_t(rest / (3.0 * double(size4))) : 0) << budget << " GB";
   }

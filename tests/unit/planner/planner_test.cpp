@@ -67,7 +67,8 @@ TEST(Planner, PlansFullSizeModels) {
 TEST(Planner, KeepsWhatIsPinned) {
   const CostModel model = costModel(mixtral8x7b(), roundProfile());
   Tier tier = plannedTier();
-  tier.pins = {{"layers.0.*", "int8g64", "device"}, {"*.experts.3.w2", "int3g32", ""},
+  tier.pins = {{"layers.0.*", "int8g64", "device"},
+               {"*.experts.3.w2", "int3g32", ""},
                {"layers.31.*", "", "host"}};
   tier.limits.deviceMemory = uint64_t(30) << 30;
   auto plan = planTier(model, tier);
