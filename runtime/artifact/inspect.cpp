@@ -101,6 +101,64 @@ double expertBitsPerWeight(const fb::Artifact &artifact, const fb::Plan &plan) {
   return bits / weights;
 }
 
+/// The value, or null.
+template <typename T> Json orNull(const flatbuffers::Optional<T> &value) {
+  return value ? Json(*value) : Json();
+}
+
+std::string orEmpty(const flatbuffers::String *text) { return text ? text->str() : std::string(); }
+
+Json describeMemory(const fb::Memory *memory) {
+  if (!memory)
+    return {};
+  return {{"weights", memory->weights()},
+          {"kv_cache", memory->kv_cache()},
+          {"activations", memory->activations()},
+          {"staging", memory->staging()},
+          {"context", memory->context()},
+          {"total", memory->weights() + memory->kv_cache() + memory->activations() +
+                        memory->staging() + memory->context()}};
+}
+
+Json describePrediction(const fb::Prediction *prediction) {
+  if (!prediction)
+    return {};
+  return {{"perplexity_increase", prediction->perplexity_increase()},
+          {"tokens_per_second", prediction->tokens_per_second()},
+          {"prefill_tokens_per_second", prediction->prefill_tokens_per_second()},
+          {"device", describeMemory(prediction->device())},
+          {"host", describeMemory(prediction->host())},
+          {"context", prediction->context()},
+          {"batch", prediction->batch()},
+          {"profile_digest", orEmpty(prediction->profile_digest())}};
+}
+
+/// What the tier asked for; null where it asked for nothing.
+Json describeLimits(const fb::Plan &plan) {
+  return {{"max_perplexity_increase", orNull(plan.max_perplexity_increase())},
+          {"min_tokens_per_second", orNull(plan.min_tokens_per_second())},
+          {"bits_per_weight", orNull(plan.bits_per_weight())},
+          {"device_memory", orNull(plan.device_memory())},
+          {"host_memory", orNull(plan.host_memory())}};
+}
+
+Json describeCanary(const fb::Canary *canary) {
+  if (!canary)
+    return {};
+  return {{"tokens", canary->tokens()},
+          {"every_tokens", canary->every_tokens()},
+          {"max_perplexity_increase", orNull(canary->max_perplexity_increase())},
+          {"max_divergence", orNull(canary->max_divergence())}};
+}
+
+Json describeSwitching(const fb::Switching *switching) {
+  if (!switching)
+    return {};
+  return {{"bandwidth_share", switching->bandwidth_share()},
+          {"hysteresis", switching->hysteresis()},
+          {"min_seconds", switching->min_seconds()}};
+}
+
 Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
   std::map<std::string, uint64_t> experts;
   for (const fb::Expert *expert : *plan.experts())
@@ -115,6 +173,11 @@ Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
           {"experts", experts},
           {"expert_bits_per_weight", expertBitsPerWeight(artifact, plan)},
           {"weight_bytes", weightBytes},
+          {"miss_strategy", fb::EnumNameMissStrategy(plan.miss_strategy())},
+          {"cache_slots", plan.cache_slots()},
+          {"prefer", fb::EnumNamePreference(plan.prefer())},
+          {"limits", describeLimits(plan)},
+          {"prediction", describePrediction(plan.prediction())},
           {"programs", programs}};
 }
 
@@ -181,24 +244,25 @@ std::string inspectArtifact(const Artifact &artifact) {
     segments.push_back(describeSegment(*metadata.segments()->Get(i), std::move(users[i])));
   const fb::Provenance &provenance = *metadata.provenance();
   const std::optional<uint64_t> seed = artifact.syntheticSeed();
-  const Json description = {
-      {"format_version", artifact.header().format_version},
-      {"file_bytes", artifact.fileBytes()},
-      {"synthetic", seed.has_value()},
-      {"synthetic_seed", seed ? Json(*seed) : Json()},
-      {"model", describeModel(artifact.model())},
-      {"plans", plans},
-      {"kernels", kernels},
-      {"libraries", libraries},
-      {"segments", segments},
-      {"provenance",
-       {{"compiler_version", provenance.compiler_version()->str()},
-        {"llvm_version", provenance.llvm_version()->str()},
-        {"checkpoint_digest", provenance.checkpoint_digest()->str()},
-        {"policy_digest", provenance.policy_digest()->str()},
-        {"statistics_digest",
-         provenance.statistics_digest() ? provenance.statistics_digest()->str() : std::string()},
-        {"command_line", provenance.command_line()->str()}}}};
+  const Json description = {{"format_version", artifact.header().format_version},
+                            {"file_bytes", artifact.fileBytes()},
+                            {"synthetic", seed.has_value()},
+                            {"synthetic_seed", seed ? Json(*seed) : Json()},
+                            {"model", describeModel(artifact.model())},
+                            {"plans", plans},
+                            {"canary", describeCanary(metadata.canary())},
+                            {"switching", describeSwitching(metadata.switching())},
+                            {"kernels", kernels},
+                            {"libraries", libraries},
+                            {"segments", segments},
+                            {"provenance",
+                             {{"compiler_version", provenance.compiler_version()->str()},
+                              {"llvm_version", provenance.llvm_version()->str()},
+                              {"checkpoint_digest", provenance.checkpoint_digest()->str()},
+                              {"policy_digest", provenance.policy_digest()->str()},
+                              {"statistics_digest", orEmpty(provenance.statistics_digest())},
+                              {"profile_digest", orEmpty(provenance.profile_digest())},
+                              {"command_line", provenance.command_line()->str()}}}};
   return description.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 

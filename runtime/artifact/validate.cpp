@@ -3,6 +3,7 @@
 #include "formats.h"
 #include "kv_formats.h"
 #include "runtime/artifact/kernel_formats.h"
+#include "runtime/artifact/policy_facts.h"
 #include "runtime/support/alignment.h"
 
 #include <algorithm>
@@ -54,6 +55,7 @@ public:
     MOEPLAN_TRY(checkSegments());
     MOEPLAN_TRY(checkKernels());
     MOEPLAN_TRY(checkPlans());
+    MOEPLAN_TRY(checkPolicyFacts(artifact));
     const bool hasTokenizer = artifact.tokenizer_segment() != kNoTokenizer;
     if (hasTokenizer && !isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
       return corrupt("the tokenizer is not a tokenizer segment");
@@ -225,6 +227,7 @@ private:
           !isMatrix(expert->w3(), inner, hidden) || !isMatrix(expert->w2(), hidden, inner))
         return corrupt("a row of its expert table is wrong");
     }
+    MOEPLAN_TRY(checkPlanFacts(model, plan));
     if (plan.programs()->size() == 0)
       return corrupt("no program");
     uint32_t previous = 0;

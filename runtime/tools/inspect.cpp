@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 namespace moeplan::tools {
@@ -83,15 +84,77 @@ std::string wrap(const Json &words, size_t indent) {
   return line.size() > indent ? text + line + "\n" : text;
 }
 
-/// "name  value" lines.
+/// "name  value" lines of what is not null.
 std::string printFields(const Json &object) {
   size_t width = 0;
   for (const auto &[name, value] : object.items())
     width = std::max(width, name.size());
   std::string text;
   for (const auto &[name, value] : object.items())
-    text += "  " + name + std::string(width - name.size() + 2, ' ') + plain(value, ", ") + "\n";
+    if (!value.is_null())
+      text += "  " + name + std::string(width - name.size() + 2, ' ') + plain(value, ", ") + "\n";
   return text;
+}
+
+/// "+1.2 %": a change given as a fraction.
+std::string percentOf(const Json &value) {
+  const double percent = 100 * value.get<double>();
+  return (percent < 0 ? "-" : "+") + formatRate(std::abs(percent)) + " %";
+}
+
+/// "    prefers throughput; perplexity at most +1 %": what the tier asked for; empty: nothing.
+std::string printWishes(const Json &plan) {
+  std::string text = plan.at("prefer") == "none" ? "" : "prefers " + plain(plan.at("prefer"));
+  const Json &limits = plan.at("limits");
+  auto add = [&](const char *name, auto &&describe) {
+    if (const Json &limit = limits.at(name); !limit.is_null())
+      text += (text.empty() ? "" : "; ") + describe(limit);
+  };
+  add("max_perplexity_increase",
+      [](const Json &limit) { return "perplexity at most " + percentOf(limit); });
+  add("min_tokens_per_second", [](const Json &limit) {
+    return "at least " + formatRate(limit.get<double>()) + " tokens/s";
+  });
+  add("bits_per_weight", [](const Json &limit) {
+    return "at most " + formatRate(limit.get<double>()) + " bits per weight";
+  });
+  for (const std::string memory : {"device", "host"})
+    add((memory + "_memory").c_str(), [&](const Json &limit) {
+      return "at most " + bytesOf(limit) + " of " + memory + " memory";
+    });
+  return text.empty() ? text : "    " + text + "\n";
+}
+
+/// Where experts in host memory need a strategy.
+std::string printMisses(const Json &plan) {
+  if (plan.at("miss_strategy") == "none")
+    return "";
+  const std::string slots =
+      plan.at("cache_slots") == 0 ? "" : ", " + plain(plan.at("cache_slots")) + " slots per layer";
+  return "    misses: " + plain(plan.at("miss_strategy")) + slots + "\n";
+}
+
+std::string printPrediction(const Json &prediction) {
+  if (prediction.is_null())
+    return "";
+  std::string text =
+      "    predicted: perplexity " + percentOf(prediction.at("perplexity_increase")) + ", " +
+      formatRate(prediction.at("tokens_per_second").get<double>()) + " tokens/s, prefill " +
+      formatRate(prediction.at("prefill_tokens_per_second").get<double>()) + " tokens/s (context " +
+      plain(prediction.at("context")) + ", batch " + plain(prediction.at("batch")) + ")\n";
+  Table table(
+      {"memory", ">total", ">weights", ">kv cache", ">activations", ">staging", ">context"});
+  bool empty = true;
+  for (const char *memory : {"device", "host"}) {
+    const Json &use = prediction.at(memory);
+    if (use.is_null())
+      continue;
+    empty = false;
+    table.add({memory, bytesOf(use.at("total")), bytesOf(use.at("weights")),
+               bytesOf(use.at("kv_cache")), bytesOf(use.at("activations")),
+               bytesOf(use.at("staging")), bytesOf(use.at("context"))});
+  }
+  return empty ? text : text + table.print(4);
 }
 
 std::string printPlans(const Json &plans) {
@@ -102,7 +165,8 @@ std::string printPlans(const Json &plans) {
       experts += (experts.empty() ? "" : ", ") + plain(count) + " " + placement;
     text += "  " + plain(plan.at("name")) + ": " + bytesOf(plan.at("weight_bytes")) +
             " of weights; experts: " + experts + ", " +
-            formatRate(plan.at("expert_bits_per_weight").get<double>()) + " bits per weight\n";
+            formatRate(plan.at("expert_bits_per_weight").get<double>()) + " bits per weight\n" +
+            printWishes(plan) + printMisses(plan) + printPrediction(plan.at("prediction"));
     Table table({"program", ">max tokens", ">arena", ">weights/token", ">dispatches", ">copies",
                  ">barriers"});
     for (const Json &program : plan.at("programs"))
@@ -196,6 +260,9 @@ std::string report(const Options &options, const Json &json) {
   text += "\n";
   text += "\nmodel\n" + printFields(json.at("model"));
   text += "\nplans\n" + printPlans(json.at("plans"));
+  for (const char *part : {"canary", "switching"})
+    if (!json.at(part).is_null())
+      text += std::string("\n") + part + "\n" + printFields(json.at(part));
   text += "\nkernel libraries\n" + printLibraries(json.at("libraries"));
   text += "\nkernels\n" + printKernels(json.at("kernels"), json.at("libraries"));
   text += "\nsegments\n" + (options.segments

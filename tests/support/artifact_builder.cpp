@@ -48,6 +48,43 @@ Offset<fb::Program> buildProgram(FlatBufferBuilder &builder, const ProgramDraft 
                            program.arenaBytes, 0, kindVector, builder.CreateVector(commands));
 }
 
+/// Absent where it is empty.
+Offset<flatbuffers::String> optionalString(FlatBufferBuilder &builder, const std::string &text) {
+  return text.empty() ? Offset<flatbuffers::String>() : builder.CreateString(text);
+}
+
+Offset<fb::Memory> buildMemory(FlatBufferBuilder &builder,
+                               const std::optional<MemoryDraft> &memory) {
+  if (!memory)
+    return {};
+  return fb::CreateMemory(builder, memory->weights, memory->kvCache, memory->activations,
+                          memory->staging, memory->context);
+}
+
+Offset<fb::Prediction> buildPrediction(FlatBufferBuilder &builder,
+                                       const std::optional<PredictionDraft> &prediction) {
+  if (!prediction)
+    return {};
+  const auto device = buildMemory(builder, prediction->device);
+  const auto host = buildMemory(builder, prediction->host);
+  const auto digest = optionalString(builder, prediction->profileDigest);
+  return fb::CreatePrediction(builder, prediction->perplexityIncrease, prediction->tokensPerSecond,
+                              prediction->prefillTokensPerSecond, device, host, prediction->context,
+                              prediction->batch, digest);
+}
+
+Offset<fb::Plan> buildPlan(FlatBufferBuilder &builder, const PlanDraft &plan) {
+  std::vector<Offset<fb::Program>> programs;
+  for (const ProgramDraft &program : plan.programs)
+    programs.push_back(buildProgram(builder, program));
+  const auto prediction = buildPrediction(builder, plan.prediction);
+  return fb::CreatePlan(builder, builder.CreateString(plan.name),
+                        builder.CreateVectorOfStructs(plan.experts), builder.CreateVector(programs),
+                        plan.missStrategy, plan.cacheSlots, plan.prefer, plan.maxPerplexityIncrease,
+                        plan.minTokensPerSecond, plan.bitsPerWeight, plan.deviceMemory,
+                        plan.hostMemory, prediction);
+}
+
 std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
   std::vector<fb::Extent> extents;
   uint64_t end = 0;
@@ -97,24 +134,27 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
         builder.CreateVector(std::vector<uint32_t>(library.kernels.value_or(draft.kernels.size()),
                                                    library.codeBytes))));
   std::vector<Offset<fb::Plan>> plans;
-  for (const PlanDraft &plan : draft.plans) {
-    std::vector<Offset<fb::Program>> programs;
-    for (const ProgramDraft &program : plan.programs)
-      programs.push_back(buildProgram(builder, program));
-    plans.push_back(fb::CreatePlan(builder, string(plan.name),
-                                   builder.CreateVectorOfStructs(plan.experts),
-                                   builder.CreateVector(programs)));
-  }
+  for (const PlanDraft &plan : draft.plans)
+    plans.push_back(buildPlan(builder, plan));
+  Offset<fb::Canary> canary;
+  if (draft.canary)
+    canary = fb::CreateCanary(builder, draft.canary->tokens, draft.canary->everyTokens,
+                              draft.canary->maxPerplexityIncrease, draft.canary->maxDivergence);
+  Offset<fb::Switching> switching;
+  if (draft.switching)
+    switching = fb::CreateSwitching(builder, draft.switching->bandwidthShare,
+                                    draft.switching->hysteresis, draft.switching->minSeconds);
   flatbuffers::Optional<uint64_t> seed = flatbuffers::nullopt;
   if (draft.syntheticSeed)
     seed = *draft.syntheticSeed;
-  const auto provenance =
-      fb::CreateProvenance(builder, string("0"), string("0"), string(""), string(""), string(""));
+  const auto provenance = fb::CreateProvenance(
+      builder, string("0"), string("0"), string(""), string(""), string(""),
+      Offset<flatbuffers::String>(), optionalString(builder, draft.profileDigest));
   fb::FinishArtifactBuffer(
-      builder,
-      fb::CreateArtifact(builder, buildModel(builder, draft.model), builder.CreateVector(segments),
-                         builder.CreateVector(kernels), builder.CreateVector(libraries),
-                         builder.CreateVector(plans), draft.tokenizerSegment, provenance, seed));
+      builder, fb::CreateArtifact(builder, buildModel(builder, draft.model),
+                                  builder.CreateVector(segments), builder.CreateVector(kernels),
+                                  builder.CreateVector(libraries), builder.CreateVector(plans),
+                                  draft.tokenizerSegment, provenance, seed, canary, switching));
   return {reinterpret_cast<const char *>(builder.GetBufferPointer()), builder.GetSize()};
 }
 

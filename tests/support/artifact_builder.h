@@ -60,10 +60,50 @@ struct ProgramDraft {
   std::vector<CommandDraft> commands;
 };
 
+struct MemoryDraft {
+  uint64_t weights = 0;
+  uint64_t kvCache = 0;
+  uint64_t activations = 0;
+  uint64_t staging = 0;
+  uint64_t context = 0;
+};
+
+struct PredictionDraft {
+  double perplexityIncrease = 0;
+  double tokensPerSecond = 0;
+  double prefillTokensPerSecond = 0;
+  std::optional<MemoryDraft> device, host;
+  uint32_t context = 0;
+  uint32_t batch = 0;
+  std::string profileDigest; ///< empty: absent
+};
+
 struct PlanDraft {
   std::string name;
   std::vector<fb::Expert> experts;
   std::vector<ProgramDraft> programs;
+  fb::MissStrategy missStrategy = fb::MissStrategy::none;
+  uint32_t cacheSlots = 0;
+  fb::Preference prefer = fb::Preference::none;
+  flatbuffers::Optional<double> maxPerplexityIncrease = {};
+  flatbuffers::Optional<double> minTokensPerSecond = {};
+  flatbuffers::Optional<double> bitsPerWeight = {};
+  flatbuffers::Optional<uint64_t> deviceMemory = {};
+  flatbuffers::Optional<uint64_t> hostMemory = {};
+  std::optional<PredictionDraft> prediction = {};
+};
+
+struct CanaryDraft {
+  uint32_t tokens = 256;
+  uint64_t everyTokens = 0;
+  flatbuffers::Optional<double> maxPerplexityIncrease = {};
+  flatbuffers::Optional<double> maxDivergence = {};
+};
+
+struct SwitchingDraft {
+  double bandwidthShare = 0.5;
+  double hysteresis = 0.05;
+  double minSeconds = 10;
 };
 
 struct ModelDraft {
@@ -94,6 +134,9 @@ struct ArtifactDraft {
   std::vector<PlanDraft> plans;
   uint32_t tokenizerSegment = kTokenizer;
   std::optional<uint64_t> syntheticSeed;
+  std::optional<CanaryDraft> canary;
+  std::optional<SwitchingDraft> switching;
+  std::string profileDigest;           ///< empty: absent
   std::optional<uint64_t> featureBits; ///< absent: those of the features in use
   /// Replaces what the layout gave a segment.
   std::vector<std::pair<uint32_t, fb::Extent>> extents;
