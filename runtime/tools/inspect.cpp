@@ -143,7 +143,7 @@ std::string printPrediction(const Json &prediction) {
       formatRate(prediction.at("prefill_tokens_per_second").get<double>()) + " tokens/s (context " +
       plain(prediction.at("context")) + ", batch " + plain(prediction.at("batch")) + ")\n";
   Table table(
-      {"memory", ">total", ">weights", ">kv cache", ">activations", ">staging", ">context"});
+      {"memory", ">total", ">weights", ">kv cache", ">activations", ">staging", ">driver"});
   bool empty = true;
   for (const char *memory : {"device", "host"}) {
     const Json &use = prediction.at(memory);
