@@ -215,6 +215,18 @@ private:
 
   /// Makes a placement of every tier, where there is a policy; fills the report and the facts.
   Error planTiers() {
+    for (const auto &[name, placement] : options.placements) {
+      TierReport &tier = report.placements.tiers.emplace_back();
+      tier.tier.name = name;
+      tier.tier.planned = true;
+      tier.plan.placement = placement;
+    }
+    if (!options.placements.empty()) {
+      policy.tiers.clear();
+      for (const TierReport &tier : report.placements.tiers)
+        policy.tiers.push_back(tier.tier);
+      return Error::success();
+    }
     if (options.policy.empty() && !options.dryRun)
       return Error::success();
     auto planning =

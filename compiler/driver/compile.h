@@ -25,6 +25,8 @@ struct CompileOptions {
   std::string config;     ///< a config.json: weights are generated from `syntheticSeed`
   uint64_t syntheticSeed = 0;
   std::string policy;           ///< TOML file; empty: one tier `default`, see below
+  /// Instead of a policy: plans with their placements, as they are.
+  std::vector<std::pair<std::string, Placement>> placements;
   std::string profile;          ///< TOML file of the machine; empty: the policy's, or none
   std::string expertFormat;     ///< without a policy: of all experts; empty: bf16
   std::string expertFormatFile; ///< without a policy: rules that come before expertFormat

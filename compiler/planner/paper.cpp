@@ -42,6 +42,11 @@ PlannedTier moeplan::compiler::planAsPaper(const CostModel &model, const PaperOp
     plan.placement.experts[expert].formats = {format, format, format};
   }
 
+  if (!model.hasDevice()) { // one memory holds all
+    plan.costs = model.evaluate(plan.placement);
+    return plan;
+  }
+
   // 4-bit experts first; two swap buffers are set aside as soon as something stays outside.
   uint64_t needed = fixed.weights + num16 * size16 + (numExperts - num16) * size4, room = 0;
   if (needed > memory) {

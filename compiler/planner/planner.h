@@ -42,7 +42,8 @@ struct PaperOptions {
   uint64_t seed = 0;
   const FormatInfo *format4 = nullptr; ///< null: int4g128, the nearest to the paper's NF4
 };
-/// Never fails: what does not fit is on the host. The paper's formula is applied to the memory that
+/// Never fails: what does not fit is on the host. Without a device all is, and `deviceMemory` is the
+/// host's. The paper's formula is applied to the memory that
 /// is left when what it does not know of (KV cache, activations, context) is taken away.
 PlannedTier planAsPaper(const CostModel &model, const PaperOptions &options);
 
