@@ -63,12 +63,13 @@ private:
         return error;
       if (Error error = toml.read(**targets, "cuda", policy.cudaTargets))
         return error;
-      for (StringRef name : policy.cudaTargets) {
+      for (auto [index, target] : enumerate(policy.cudaTargets)) {
+        const StringRef name = target;
         StringRef digits = name;
         if (digits.consume_front("sm_"))
           digits.consume_back("a");
         if (digits == name || digits.size() < 2 || !all_of(digits, isDigit))
-          return toml.fail(*(*targets)->get("cuda"),
+          return toml.fail(*(**targets)["cuda"][index].node(),
                            "unknown architecture '" + name + "' (as 'sm_80', 'sm_90a')");
       }
     }
@@ -96,8 +97,8 @@ private:
     if (!table || !*table)
       return table.takeError();
     CanaryPolicy &canary = policy.canary.emplace();
-    if (Error error = toml.checkKeys(**table, {"tokens", "every_tokens", "max_perplexity_increase",
-                                               "max_divergence"}))
+    if (Error error = toml.checkKeys(
+            **table, {"tokens", "every_tokens", "max_perplexity_increase", "max_divergence"}))
       return error;
     uint64_t tokens = canary.tokens;
     if (Error error = toml.readInteger(**table, "tokens", 1, 1u << 20, tokens))
@@ -142,10 +143,10 @@ private:
   }
 
   Expected<Tier> readTier(const toml::table &table) {
-    if (Error error = toml.checkKeys(
-            table, {"name", "non_expert_format", "pin", "prefer", "max_perplexity_increase",
-                    "min_tokens_per_second", "device_memory", "host_memory", "bits_per_weight",
-                    "formats"}))
+    if (Error error =
+            toml.checkKeys(table, {"name", "non_expert_format", "pin", "prefer",
+                                   "max_perplexity_increase", "min_tokens_per_second",
+                                   "device_memory", "host_memory", "bits_per_weight", "formats"}))
       return error;
     Tier tier;
     if (Error error = readName(table, tier))
@@ -191,14 +192,14 @@ private:
     else if (prefer == "throughput")
       tier.prefer = Preference::Throughput;
     else if (!prefer.empty())
-      return toml.fail(*table.get("prefer"), "unknown preference '" + prefer +
-                                                 "' (known: 'quality', 'throughput')");
+      return toml.fail(*table.get("prefer"),
+                       "unknown preference '" + prefer + "' (known: 'quality', 'throughput')");
     TierLimits &limits = tier.limits;
     if (Error error =
             toml.readFraction(table, "max_perplexity_increase", limits.maxPerplexityIncrease))
       return error;
-    if (Error error = toml.readNumber(table, "min_tokens_per_second", kPositive,
-                                      limits.minTokensPerSecond))
+    if (Error error =
+            toml.readNumber(table, "min_tokens_per_second", kPositive, limits.minTokensPerSecond))
       return error;
     if (Error error =
             toml.readNumber(table, "bits_per_weight", {0, 32, /*open=*/true}, limits.bitsPerWeight))
@@ -211,8 +212,8 @@ private:
       return error;
     if (Error error = toml.read(table, "formats", tier.formats))
       return error;
-    for (std::string &name : tier.formats)
-      if (Error error = resolve(*table.get("formats"), name))
+    for (auto [index, name] : enumerate(tier.formats))
+      if (Error error = resolve(*table["formats"][index].node(), name))
         return error;
     tier.planned = tier.prefer || limits.maxPerplexityIncrease || limits.minTokensPerSecond ||
                    limits.bitsPerWeight || limits.deviceMemory || limits.hostMemory ||
@@ -235,7 +236,8 @@ private:
     if (auto glob = GlobPattern::create(pin.experts); !glob)
       return toml.fail(table, "bad pattern '" + pin.experts + "': " + toString(glob.takeError()));
     if (!pin.residency.empty() && pin.residency != "host" && pin.residency != "device")
-      return toml.fail(table, "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
+      return toml.fail(table,
+                       "unknown residency '" + pin.residency + "' (known: 'host', 'device')");
     return pin;
   }
 

@@ -37,12 +37,12 @@ public:
       return toml.fail(root, "a profile needs a table [host]");
     if (Error error = readHost(**host, profile))
       return error;
-    auto device = toml.readTable(root, "device"), transfer = toml.readTable(root, "transfer");
-    if (!device || !transfer) {
-      consumeError(device ? Error::success() : device.takeError());
-      return transfer ? toml.fail(*root.get("device"), "'device' must be a table")
-                      : transfer.takeError();
-    }
+    auto device = toml.readTable(root, "device");
+    if (!device)
+      return device.takeError();
+    auto transfer = toml.readTable(root, "transfer");
+    if (!transfer)
+      return transfer.takeError();
     if (bool(*device) != bool(*transfer))
       return toml.fail(*device ? **device : **transfer,
                        "[device] and [transfer] describe a device together: one is missing");
@@ -82,15 +82,16 @@ private:
         return error;
       if (Error error = toml.readNumber(row, "bytes_per_second", kPositive, rate))
         return error;
-      profile.hostReadBytesPerSecond[unsigned(threads)] = rate;
+      if (!profile.hostReadBytesPerSecond.emplace(unsigned(threads), rate).second)
+        return toml.fail(row, "a read_bandwidth for " + Twine(threads) + " threads occurs twice");
       return Error::success();
     });
   }
 
   Error readProcessor(const toml::table &table, StringRef where, ArrayRef<StringRef> more,
                       Processor &processor) {
-    SmallVector<StringRef> known{"name",    "memory_bytes",          "cache_bytes", "context_bytes",
-                                 "decode",  "read_bytes_per_second", "prefill",     "kernels"};
+    SmallVector<StringRef> known{"name",   "memory_bytes",          "cache_bytes", "context_bytes",
+                                 "decode", "read_bytes_per_second", "prefill",     "kernels"};
     append_range(known, more);
     if (Error error = toml.checkKeys(table, known))
       return error;
@@ -121,8 +122,8 @@ private:
     if (!decode)
       return decode.takeError();
     if (*decode) {
-      if (Error error = toml.checkKeys(**decode, {"token_seconds", "layer_seconds",
-                                                  "kv_bytes_per_second"}))
+      if (Error error =
+              toml.checkKeys(**decode, {"token_seconds", "layer_seconds", "kv_bytes_per_second"}))
         return error;
       if (Error error = toml.readNumber(**decode, "token_seconds", {}, processor.tokenSeconds))
         return error;
@@ -162,9 +163,9 @@ private:
       if (!rates)
         return rates.takeError();
       KernelRate &rate = processor.kernels[name.str()];
-      if (Error error = toml.checkKeys(**rates, {"decode_bytes_per_second",
-                                                 "decode_cached_bytes_per_second",
-                                                 "prefill_operations_per_second"}))
+      if (Error error =
+              toml.checkKeys(**rates, {"decode_bytes_per_second", "decode_cached_bytes_per_second",
+                                       "prefill_operations_per_second"}))
         return error;
       const std::string path = (where + ".kernels." + name).str();
       for (StringRef needed : {"decode_bytes_per_second", "prefill_operations_per_second"})
@@ -181,9 +182,8 @@ private:
   }
 
   Error readTransfer(const toml::table &table, TransferRates &transfer) {
-    if (Error error =
-            toml.checkKeys(table, {"pageable_bytes_per_second", "pinned_bytes_per_second",
-                                   "in_place_bytes_per_second", "latency_seconds"}))
+    if (Error error = toml.checkKeys(table, {"pageable_bytes_per_second", "pinned_bytes_per_second",
+                                             "in_place_bytes_per_second", "latency_seconds"}))
       return error;
     if (Error error = require(table, "pageable_bytes_per_second", "transfer"))
       return error;
