@@ -63,12 +63,13 @@ private:
         return error;
       if (Error error = toml.read(**targets, "cuda", policy.cudaTargets))
         return error;
-      for (StringRef name : policy.cudaTargets) {
+      for (auto [index, target] : enumerate(policy.cudaTargets)) {
+        const StringRef name = target;
         StringRef digits = name;
         if (digits.consume_front("sm_"))
           digits.consume_back("a");
         if (digits == name || digits.size() < 2 || !all_of(digits, isDigit))
-          return toml.fail(*(*targets)->get("cuda"),
+          return toml.fail(*(**targets)["cuda"][index].node(),
                            "unknown architecture '" + name + "' (as 'sm_80', 'sm_90a')");
       }
     }
@@ -211,8 +212,8 @@ private:
       return error;
     if (Error error = toml.read(table, "formats", tier.formats))
       return error;
-    for (std::string &name : tier.formats)
-      if (Error error = resolve(*table.get("formats"), name))
+    for (auto [index, name] : enumerate(tier.formats))
+      if (Error error = resolve(*table["formats"][index].node(), name))
         return error;
     tier.planned = tier.prefer || limits.maxPerplexityIncrease || limits.minTokensPerSecond ||
                    limits.bitsPerWeight || limits.deviceMemory || limits.hostMemory ||

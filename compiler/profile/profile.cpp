@@ -37,12 +37,12 @@ public:
       return toml.fail(root, "a profile needs a table [host]");
     if (Error error = readHost(**host, profile))
       return error;
-    auto device = toml.readTable(root, "device"), transfer = toml.readTable(root, "transfer");
-    if (!device || !transfer) {
-      consumeError(device ? Error::success() : device.takeError());
-      return transfer ? toml.fail(*root.get("device"), "'device' must be a table")
-                      : transfer.takeError();
-    }
+    auto device = toml.readTable(root, "device");
+    if (!device)
+      return device.takeError();
+    auto transfer = toml.readTable(root, "transfer");
+    if (!transfer)
+      return transfer.takeError();
     if (bool(*device) != bool(*transfer))
       return toml.fail(*device ? **device : **transfer,
                        "[device] and [transfer] describe a device together: one is missing");
@@ -82,7 +82,8 @@ private:
         return error;
       if (Error error = toml.readNumber(row, "bytes_per_second", kPositive, rate))
         return error;
-      profile.hostReadBytesPerSecond[unsigned(threads)] = rate;
+      if (!profile.hostReadBytesPerSecond.emplace(unsigned(threads), rate).second)
+        return toml.fail(row, "a read_bandwidth for " + Twine(threads) + " threads occurs twice");
       return Error::success();
     });
   }

@@ -23,9 +23,13 @@ std::string numberText(double value) {
 } // namespace
 
 StringRef moeplan::compiler::nearestName(StringRef name, ArrayRef<StringRef> known) {
-  return *std::min_element(known.begin(), known.end(), [&](StringRef a, StringRef b) {
-    return name.edit_distance(a) < name.edit_distance(b);
-  });
+  // "memory" is nearer to "memory_bytes" than to "decode", which takes fewer edits.
+  auto distance = [&](StringRef other) {
+    const bool extends = other.starts_with(name) || name.starts_with(other);
+    return std::pair(!extends, name.edit_distance(other));
+  };
+  return *std::min_element(known.begin(), known.end(),
+                           [&](StringRef a, StringRef b) { return distance(a) < distance(b); });
 }
 
 std::optional<uint64_t> moeplan::compiler::parseBytes(StringRef text) {
@@ -192,14 +196,19 @@ Error TomlReader::readFraction(const toml::table &table, StringRef key,
   const toml::node *node = table.get(view(key));
   if (!node)
     return Error::success();
-  if (!node->is_string())
-    return readNumber(table, key, {}, out);
-  const std::string text = *node->value<std::string>();
-  StringRef number = StringRef(text).trim();
-  double value = 0;
-  if (!number.consume_back("%") || number.trim().getAsDouble(value) || !std::isfinite(value) ||
-      value < 0)
-    return fail(*node, "'" + key + "' must be a fraction, as 0.015 or \"1.5 %\"");
-  out = value / 100;
+  double value = -1;
+  if (node->is_number()) {
+    value = *node->value<double>();
+  } else if (node->is_string()) {
+    const std::string text = *node->value<std::string>();
+    StringRef number = StringRef(text).trim();
+    if (number.consume_back("%") && !number.trim().getAsDouble(value))
+      value /= 100;
+    else
+      value = -1;
+  }
+  if (!std::isfinite(value) || value < 0)
+    return fail(*node, "'" + key + "' must be a fraction of at least 0, as 0.015 or \"1.5 %\"");
+  out = value;
   return Error::success();
 }

@@ -15,7 +15,8 @@
 
 namespace moeplan::compiler {
 
-/// The name in `known` that is nearest to `name`.
+/// The name in `known` that is nearest to `name`: one that extends it or that it extends, else that
+/// which takes the fewest edits.
 llvm::StringRef nearestName(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef> known);
 
 /// Bytes of "24GiB", "36.13 GB", "512 MiB", "4096"; nothing where it is none of these.
