@@ -13,12 +13,13 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
 constexpr uint32_t promptTokens = 512;
-constexpr uint32_t prefillRepetitions = 2;
 /// Positions that a second session of a plan starts at, to tell keys and values from the rest.
 constexpr uint32_t deepPromptTokens = 2048;
-/// Plans with more weights than this are slow: few tokens are measured at a time, at one depth.
+/// Plans with more weights than this are slow: few tokens are measured at a time, at one depth,
+/// and the prompt once.
 constexpr double smallPlanBytes = 64 << 20;
 constexpr uint32_t smallPlanTokens = 32, largePlanTokens = 4;
+constexpr uint32_t smallPlanPrefills = 3, largePlanPrefills = 1;
 constexpr uint64_t bandwidthBufferBytes = uint64_t{1} << 29;
 constexpr uint32_t bandwidthRepetitions = 5;
 
@@ -26,7 +27,7 @@ constexpr uint32_t bandwidthRepetitions = 5;
 struct Subject {
   Owned<moeplan_session> session;
   PlanWork work;
-  uint32_t prompt = 0, stepsAtOnce = 0;
+  uint32_t prompt = 0, prefills = 0, stepsAtOnce = 0;
   uint32_t vocabulary = 0;
   std::mt19937 random{1};
   double prefillSeconds = 1e300; ///< of the prompt
@@ -111,7 +112,9 @@ void Probes::addSubject(const moeplan_artifact &artifact, const Json &descriptio
                         const std::string &plan, uint32_t prompt) {
   Subject subject;
   subject.work = planWork(description, plan);
-  subject.stepsAtOnce = subject.work.heldBytes < smallPlanBytes ? smallPlanTokens : largePlanTokens;
+  const bool small = subject.work.heldBytes < smallPlanBytes;
+  subject.stepsAtOnce = small ? smallPlanTokens : largePlanTokens;
+  subject.prefills = small ? smallPlanPrefills : largePlanPrefills;
   subject.prompt = prompt;
   const moeplan_model_info info = moeplan_artifact_model_info(&artifact);
   subject.vocabulary = info.vocab_size;
@@ -152,7 +155,7 @@ void Probes::addTokenSample(FitInput &input) {
 FitInput Probes::measure() {
   Progress progress("measure", subjects_.size() * (1 + options_.repetitions), "runs");
   for (Subject &subject : subjects_) {
-    for (uint32_t i = 0; i < prefillRepetitions; ++i)
+    for (uint32_t i = 0; i < subject.prefills; ++i)
       subject.prefill();
     progress.advance(1);
   }
