@@ -13,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <unistd.h>
 
 namespace moeplan::tools {
 namespace {
@@ -37,10 +38,30 @@ void writeFile(const std::string &path, const std::string &text) {
     throw Failure(path + ": " + std::strerror(errno));
 }
 
+/// An output that can be written, which is known before anything that takes long. Without keep() a
+/// file that was not there before is removed again.
+class OutputFile {
+public:
+  explicit OutputFile(const std::string &path)
+      : path_(path), isNew_(access(path.c_str(), F_OK) != 0) {
+    if (!std::ofstream(path, std::ios::app))
+      throw Failure(path + ": " + std::strerror(errno));
+  }
+  ~OutputFile() {
+    if (isNew_)
+      unlink(path_.c_str());
+  }
+  OutputFile(const OutputFile &) = delete;
+  OutputFile &operator=(const OutputFile &) = delete;
+  void keep() { isNew_ = false; }
+
+private:
+  std::string path_;
+  bool isNew_;
+};
+
 void profile(Options options) {
-  // A path that cannot be written is known before anything that takes long.
-  if (!std::ofstream(options.output, std::ios::app))
-    throw Failure(options.output + ": " + std::strerror(errno));
+  OutputFile output(options.output);
   std::optional<TemporaryDirectory> directory;
   if (options.measure.probes.empty()) {
     directory.emplace();
@@ -55,6 +76,7 @@ void profile(Options options) {
   input.cacheBytes = static_cast<double>(machine.cacheBytes);
   machine.fit = fitProfile(input);
   writeFile(options.output, profileText(machine));
+  output.keep();
 
   double worst = 0;
   for (const DecodeSample &sample : input.decode)
