@@ -92,6 +92,7 @@ struct Command {
   CLI::App *app;
   std::function<void()> execute;
 };
+Command addProfileCommand(CLI::App &app);
 Command addRunCommand(CLI::App &app);
 Command addEvalCommand(CLI::App &app);
 Command addBenchCommand(CLI::App &app);

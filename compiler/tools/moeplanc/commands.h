@@ -15,6 +15,7 @@ struct Command {
 Command addCompileCommand(CLI::App &app);
 Command addCalibrateCommand(CLI::App &app);
 Command addExploreCommand(CLI::App &app);
+Command addProbeCommand(CLI::App &app);
 Command addStatsCommand(CLI::App &app);
 Command addSynthCommand(CLI::App &app);
 

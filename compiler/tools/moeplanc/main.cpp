@@ -10,7 +10,7 @@ int main(int argc, char **argv) {
   app.set_version_flag("--version", "moeplanc " MOEPLAN_VERSION);
   app.require_subcommand(1);
   const tools::Command commands[] = {tools::addCompileCommand(app), tools::addCalibrateCommand(app),
-                                     tools::addExploreCommand(app),
+                                     tools::addExploreCommand(app), tools::addProbeCommand(app),
                                      tools::addStatsCommand(app), tools::addSynthCommand(app)};
   if (const std::optional<int> code = parseCommandLine(app, argc, argv))
     return *code;
