@@ -25,12 +25,11 @@ struct ProbeShape {
 // server's
 //        core complex, it fits.
 // layers: 1.2 million weights over 12 layers, of which a token reads 0.8 million.
-// Attention takes time for each query head: as many of them for a byte of keys and values as common
-// models have, 4 for a head of 64.
+// Attention is shared out by KV heads: as many of them as small machines have threads.
 constexpr ProbeShape kProbes[] = {
     {"memory", 2048, 4096, 2, 8, 4096, 16, 4, 128, 5},
-    {"cache", 256, 512, 2, 4, 512, 4, 1, 64, 5},
-    {"layers", 64, 64, 12, 4, 256, 4, 1, 64, 1},
+    {"cache", 256, 512, 2, 4, 512, 8, 2, 32, 5},
+    {"layers", 64, 64, 12, 4, 256, 8, 4, 32, 1},
 };
 
 struct ProbePlan {

@@ -104,8 +104,9 @@ double CostModel::fixedSeconds(double cachedShare) const {
   const Processor &p = main();
   const auto layer = kvLayerBytes(workload_.kvFormat, std::max(1u, workload_.context / 2),
                                   config_.numKeyValueHeads, config_.headDim);
-  const double cache =
-      2.0 * double(layer.value_or(0)) * config_.numLayers * double(workload_.batch);
+  double cache = 2.0 * double(layer.value_or(0)) * config_.numLayers * double(workload_.batch);
+  if (!hasDevice())
+    cache *= double(config_.numAttentionHeads) / config_.numKeyValueHeads;
   return p.tokenSeconds + config_.numLayers * p.layerSeconds +
          (p.kvBytesPerSecond > 0 ? cache / p.kvBytesPerSecond : 0) +
          readSeconds(p, *workload_.nonExpertFormat, matrixReadBytes_, cachedShare) +

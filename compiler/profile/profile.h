@@ -27,7 +27,8 @@ struct KernelRate {
 ///   token_seconds + num_layers * layer_seconds + cached keys and values / kv_bytes_per_second
 ///   + sum over matrices of bytes / rate,
 /// where rate blends the two decode rates of the matrix's format: with W bytes of weights in this
-/// memory and C of cache, a share min(1, C / W) of them is read at the cached rate.
+/// memory and C of cache, a share min(1, C / W) of them is read at the cached rate. A CPU's attention is
+/// bound by arithmetic: there keys and values count once for each query head that reads them.
 /// A prompt token takes
 ///   num_layers * prefill_layer_seconds + operations / prefill_operations_per_second.
 struct Processor {

@@ -86,7 +86,6 @@ private:
   void open(const std::string &path);
   void addSubject(const moeplan_artifact &artifact, const Json &description,
                   const std::string &plan, uint32_t prompt);
-  void addTokenSample(FitInput &input);
 
   const ProfileOptions &options_;
   std::vector<Owned<moeplan_artifact>> artifacts_; // outlive the sessions
@@ -129,29 +128,6 @@ void Probes::addSubject(const moeplan_artifact &artifact, const Json &descriptio
   subjects_.push_back(std::move(subject));
 }
 
-/// What a step takes outside the layers, as a sample of a step without any: times of kernels that
-/// run once, of a step of the probe with the most layers.
-void Probes::addTokenSample(FitInput &input) {
-  auto most = std::max_element(subjects_.begin(), subjects_.end(),
-                               [](auto &a, auto &b) { return a.work.layers < b.work.layers; });
-  const int32_t token = 0;
-  char *text = nullptr;
-  check(moeplan_session_measure_kernels(most->session.get(), &token, 1, 1, options_.repetitions,
-                                        &text));
-  const Owned<char> owner(text);
-  double once = 0, all = 0;
-  for (const Json &kernel : Json::parse(text)) {
-    const double seconds = kernel["seconds"];
-    all += seconds;
-    once += kernel["dispatches"].get<int>() == 1 ? seconds : 0;
-  }
-  DecodeSample sample;
-  sample.matrixBytes = most->work.outputBytes;
-  sample.heldBytes = most->work.heldBytes;
-  sample.seconds = most->decodeSeconds * once / all;
-  input.decode.push_back(sample);
-}
-
 FitInput Probes::measure() {
   Progress progress("measure", subjects_.size() * (1 + options_.repetitions), "runs");
   for (Subject &subject : subjects_) {
@@ -172,7 +148,6 @@ FitInput Probes::measure() {
       input.prefill.push_back({subject.work.matrixOperations, subject.work.layers,
                                subject.prefillSeconds / subject.prompt});
   }
-  addTokenSample(input);
   progress.finish();
   return input;
 }
@@ -207,7 +182,8 @@ PlanWork planWork(const Json &description, const std::string &plan) {
   const double bytesOfElement = model.at("kv_cache_format") == "f32"    ? 4
                                 : model.at("kv_cache_format") == "int8" ? 1
                                                                         : 2;
-  work.kvBytesPerPosition = 2 * work.layers * model.at("num_key_value_heads").get<double>() *
+  // Once for each query head: see Processor.
+  work.kvBytesPerPosition = 2 * work.layers * model.at("num_attention_heads").get<double>() *
                             model.at("head_dim").get<double>() * bytesOfElement;
   for (const Json &segment : description.at("segments")) {
     const Json &plans = segment.at("plans");
@@ -229,8 +205,6 @@ PlanWork planWork(const Json &description, const std::string &plan) {
     work.matrixBytes[widthOf(format)] += bytes * share;
     work.matrixOperations[widthOf(format)] +=
         2 * shape.at(0).get<double>() * shape.at(1).get<double>() * share;
-    if (embedding || name.starts_with("output@"))
-      work.outputBytes[widthOf(format)] += bytes;
   }
   return work;
 }

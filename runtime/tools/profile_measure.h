@@ -23,9 +23,8 @@ struct ProfileOptions {
 struct PlanWork {
   std::map<std::string, double> matrixBytes;      ///< of a decode step, by width
   std::map<std::string, double> matrixOperations; ///< of a token, by width
-  std::map<std::string, double> outputBytes;      ///< of matrixBytes, the output matrix's
   double vectorBytes = 0, heldBytes = 0;
-  double kvBytesPerPosition = 0;
+  double kvBytesPerPosition = 0; ///< once for each query head
   double layers = 0;
 };
 PlanWork planWork(const nlohmann::json &description, const std::string &plan);

@@ -65,7 +65,7 @@ def predicted_seconds(profile, description, plan):
     cached = min(1, host.get("cache_bytes", 0) / held)
     decode = host.get("decode", {})
     element = {"f32": 4, "bf16": 2, "int8": 1}[model["kv_cache_format"]]
-    keys_and_values = (2 * model["num_layers"] * model["num_key_value_heads"] * model["head_dim"]
+    keys_and_values = (2 * model["num_layers"] * model["num_attention_heads"] * model["head_dim"]
                        * element * (PROMPT + (STEPS + 1) / 2))
     seconds = (decode.get("token_seconds", 0) + model["num_layers"] * decode.get("layer_seconds", 0)
                + vectors / host["read_bytes_per_second"] + keys_and_values
