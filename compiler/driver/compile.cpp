@@ -2,6 +2,7 @@
 
 #include "compiler/codegen/kernel_library.h"
 #include "compiler/driver/planning.h"
+#include "compiler/driver/tier_op.h"
 #include "compiler/import/checkpoint.h"
 #include "compiler/import/digest.h"
 #include "compiler/import/import_model.h"
@@ -31,15 +32,6 @@ using namespace moeplan;
 using namespace moeplan::compiler;
 
 namespace {
-
-Error writeText(StringRef path, StringRef text) {
-  auto file = AtomicFile::create(path);
-  if (!file)
-    return file.takeError();
-  if (Error error = file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
-    return error;
-  return file->commit();
-}
 
 std::string printModule(mlir::ModuleOp module) {
   std::string text;
@@ -311,53 +303,10 @@ private:
   }
 
   void addTiers() {
-    mlir::OpBuilder builder(module->getBodyRegion());
-    builder.setInsertionPointToEnd(module->getBody());
-    for (auto [index, tier] : enumerate(policy.tiers)) {
-      mlir::StringAttr nonExperts;
-      if (!tier.nonExpertFormat.empty() && tier.nonExpertFormat != "bf16")
-        nonExperts = builder.getStringAttr(tier.nonExpertFormat);
-      const Placement *placement = report.placements.tiers.empty()
-                                       ? nullptr
-                                       : &report.placements.tiers[index].plan.placement;
-      moe::MissAttr miss;
-      if (placement && placement->miss != MissStrategy::None)
-        miss =
-            moe::MissAttr::get(&context, moe::MissStrategy(placement->miss), placement->cacheSlots);
-      const bool isPlaced = placement && tier.planned;
-      builder.create<moe::TierOp>(builder.getUnknownLoc(), builder.getStringAttr(tier.name),
-                                  isPlaced ? mlir::ArrayAttr() : rulesOf(tier, builder),
-                                  isPlaced ? placementsOf(*placement, builder) : mlir::ArrayAttr(),
-                                  nonExperts, miss);
-    }
-  }
-
-  mlir::ArrayAttr rulesOf(const Tier &tier, mlir::Builder &builder) {
-    auto string = [&](StringRef text) {
-      return text.empty() ? mlir::StringAttr() : builder.getStringAttr(text);
-    };
-    SmallVector<mlir::Attribute> rules;
-    auto add = [&](StringRef pattern, StringRef format, StringRef residency) {
-      rules.push_back(
-          moe::RuleAttr::get(&context, string(pattern), string(format), string(residency)));
-    };
-    for (const PinRule &pin : tier.pins)
-      add(pin.experts, pin.format, pin.residency);
-    add("*", "bf16", "host");
-    return builder.getArrayAttr(rules);
-  }
-
-  mlir::ArrayAttr placementsOf(const Placement &placement, mlir::Builder &builder) {
-    SmallVector<mlir::Attribute> experts;
-    for (const ExpertPlacement &expert : placement.experts) {
-      auto name = [&](Linear linear) {
-        return builder.getStringAttr(StringRef(expert.formats[size_t(linear)]->name));
-      };
-      experts.push_back(moe::PlacementAttr::get(
-          &context, name(Linear::w1), name(Linear::w3), name(Linear::w2),
-          expert.residency == Residency::Device ? moe::Residency::Device : moe::Residency::Host));
-    }
-    return builder.getArrayAttr(experts);
+    for (auto [index, tier] : enumerate(policy.tiers))
+      addTier(*module, tier,
+              report.placements.tiers.empty() ? nullptr
+                                              : &report.placements.tiers[index].plan.placement);
   }
 
   Error runPasses(function_ref<void(mlir::PassManager &)> add) {
@@ -388,7 +337,7 @@ private:
     if (!options.dumpPhasesTo.empty()) {
       SmallString<128> path(options.dumpPhasesTo);
       sys::path::append(path, name + ".mlir");
-      if (Error error = writeText(path, printModule(*module)))
+      if (Error error = writeTextFile(path, printModule(*module)))
         return error;
     }
     if (options.compileTo != phase)
@@ -400,7 +349,7 @@ private:
       return Error::success();
     }
     report.fileBytes = text.size();
-    return writeText(options.output, text);
+    return writeTextFile(options.output, text);
   }
 
   Expected<CompileReport> packPlans() {

@@ -24,7 +24,7 @@ struct CompileOptions {
   std::string checkpoint; ///< directory; empty where `config` says what is compiled
   std::string config;     ///< a config.json: weights are generated from `syntheticSeed`
   uint64_t syntheticSeed = 0;
-  std::string policy;           ///< TOML file; empty: one tier `default`, see below
+  std::string policy; ///< TOML file; empty: one tier `default`, see below
   /// Instead of a policy: plans with their placements, as they are.
   std::vector<std::pair<std::string, Placement>> placements;
   std::string profile;          ///< TOML file of the machine; empty: the policy's, or none

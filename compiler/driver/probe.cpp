@@ -21,9 +21,9 @@ struct ProbeShape {
 };
 
 // memory: 402 million expert weights, 805 MB in bf16 and 113 MB in int2.
-// cache: 3.7 million weights, 7.0 MB in bf16; with 8 MiB, the smallest last-level cache of a
+// cache: 3.7 million weights, 7.0 MB in bf16: fits 8 MiB, the smallest last-level cache of a
 // server's
-//        core complex, it fits.
+//        core complex.
 // layers: 1.2 million weights over 12 layers, of which a token reads 0.8 million.
 // Attention is shared out by KV heads: as many of them as small machines have threads.
 constexpr ProbeShape kProbes[] = {
@@ -79,15 +79,6 @@ std::string policyText(unsigned plans) {
   return text;
 }
 
-Error writeText(StringRef path, StringRef text) {
-  auto file = AtomicFile::create(path);
-  if (!file)
-    return file.takeError();
-  if (Error error = file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
-    return error;
-  return file->commit();
-}
-
 } // namespace
 
 Expected<std::vector<std::string>> moeplan::compiler::makeProbes(const ProbeOptions &options) {
@@ -106,9 +97,9 @@ Expected<std::vector<std::string>> moeplan::compiler::makeProbes(const ProbeOpti
   });
   std::vector<std::string> paths;
   for (const ProbeShape &probe : kProbes) {
-    if (Error error = writeText(policy, policyText(probe.plans)))
+    if (Error error = writeTextFile(policy, policyText(probe.plans)))
       return error;
-    if (Error error = writeText(config, configText(probe)))
+    if (Error error = writeTextFile(config, configText(probe)))
       return error;
     CompileOptions compilation;
     compilation.config = config;

@@ -69,8 +69,8 @@ private:
         return read.takeError();
       statistics = std::move(*read);
     }
-    auto made = Planning::create(*checkpoint, policy, options.profile, statistics.get(),
-                                 options.kvFormat);
+    auto made =
+        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat);
     if (!made)
       return made.takeError();
     planning.emplace(std::move(*made));
@@ -114,8 +114,7 @@ private:
       }
       const std::optional<uint64_t> budget =
           frontier().hasDevice ? tier.limits.deviceMemory : tier.limits.hostMemory;
-      addPoint(tier.name, std::move(*plan), /*isTier=*/true, /*isPaper=*/false,
-               budget.value_or(0));
+      addPoint(tier.name, std::move(*plan), /*isTier=*/true, /*isPaper=*/false, budget.value_or(0));
     }
     return Error::success();
   }
@@ -212,12 +211,7 @@ private:
   Error write(StringRef name, StringRef text) const {
     SmallString<128> path(options.output);
     sys::path::append(path, name);
-    auto file = AtomicFile::create(path);
-    if (!file)
-      return file.takeError();
-    if (Error error = file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
-      return error;
-    return file->commit();
+    return writeTextFile(path, text);
   }
 
   const ExploreOptions &options;

@@ -22,10 +22,10 @@ struct MeasuredPlan {
 };
 
 struct FrontierPoint {
-  std::string name;      ///< unique: a tier's name, or "ours-36.13GB", "paper-36.13GB"
-  bool isTier = false;   ///< asked for by the policy
-  bool isPaper = false;  ///< made by the paper's planner
-  bool onFrontier = false; ///< no point of the list beats it in quality, speed and memory at once
+  std::string name;         ///< unique: a tier's name, or "ours-36.13GB", "paper-36.13GB"
+  bool isTier = false;      ///< asked for by the policy
+  bool isPaper = false;     ///< made by the paper's planner
+  bool onFrontier = false;  ///< no point of the list beats it in quality, speed and memory at once
   uint64_t budgetBytes = 0; ///< that it was planned for; 0: none
   Placement placement;
   PlacementCosts costs;
@@ -39,7 +39,7 @@ struct Frontier {
   std::string qualitySource; ///< what quality was predicted from, a sentence
   uint32_t numLayers = 0, numExperts = 0, numExpertsPerToken = 0;
   uint32_t context = 0, batch = 0;
-  bool hasDevice = false;    ///< budgets are of device memory; else of host memory
+  bool hasDevice = false;                    ///< budgets are of device memory; else of host memory
   std::optional<double> referencePerplexity; ///< measured with 16 bits
   std::vector<FrontierPoint> points;
 };

@@ -2,6 +2,7 @@
 
 #include "compiler/driver/compile.h"
 #include "runtime/include/moeplan/moeplan.h"
+#include "runtime/support/likelihood.h"
 
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/FileSystem.h"
@@ -20,8 +21,8 @@ using namespace moeplan::compiler;
 namespace {
 
 constexpr const char *kReference = "reference-16-bit";
-/// Decoding is timed in so many stretches of so many tokens; the fastest counts, since whatever else
-/// the machine does only ever slows one down.
+/// Decoding is timed in so many stretches of so many tokens; the fastest counts, since whatever
+/// else the machine does only ever slows one down.
 constexpr unsigned kStretches = 5, kTokensPerStretch = 32;
 
 Error toError(moeplan_status *status) {
@@ -37,15 +38,6 @@ struct Freer {
   void operator()(moeplan_session *session) const { moeplan_session_free(session); }
 };
 template <typename T> using Owned = std::unique_ptr<T, Freer>;
-
-/// -log softmax(logits)[token], in nats.
-double negativeLogLikelihood(ArrayRef<float> logits, int32_t token) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits)
-    sum += std::exp(double(logit) - largest);
-  return std::log(sum) + largest - double(logits[token]);
-}
 
 class Measurer {
 public:
@@ -173,8 +165,7 @@ private:
     moeplan_session_options_init(&sessionOptions);
     const uint32_t depth = std::max(1u, std::min(frontier.context, model.max_context) / 2);
     sessionOptions.plan = plan.c_str();
-    sessionOptions.context_length =
-        std::max(context, depth + (kStretches + 1) * kTokensPerStretch);
+    sessionOptions.context_length = std::max(context, depth + (kStretches + 1) * kTokensPerStretch);
     sessionOptions.threads = options.threads;
     moeplan_session *created = nullptr;
     if (Error error = toError(moeplan_session_create(artifact.get(), &sessionOptions, &created)))

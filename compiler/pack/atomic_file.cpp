@@ -90,3 +90,12 @@ Error AtomicFile::commit() {
   }
   return Error::success();
 }
+
+Error moeplan::compiler::writeTextFile(StringRef target, StringRef text) {
+  auto file = AtomicFile::create(target);
+  if (!file)
+    return file.takeError();
+  if (Error error = file->write({reinterpret_cast<const uint8_t *>(text.data()), text.size()}))
+    return error;
+  return file->commit();
+}

@@ -40,4 +40,7 @@ private:
   uint64_t position_ = 0;
 };
 
+/// Writes a whole file of text that way.
+llvm::Error writeTextFile(llvm::StringRef target, llvm::StringRef text);
+
 } // namespace moeplan::compiler

@@ -1,6 +1,7 @@
 // `moeplan eval`: perplexity of a text.
 #include "runtime/tools/common.h"
 
+#include "runtime/support/likelihood.h"
 #include "runtime/support/progress.h"
 #include "runtime/support/units.h"
 
@@ -30,15 +31,6 @@ struct Score {
   std::vector<double> windowNll;    // nats per token, of each window
   double seconds = 0;
 };
-
-/// -log softmax(logits)[token], in nats.
-double negativeLogLikelihood(std::span<const float> logits, int32_t token) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (float logit : logits)
-    sum += std::exp(double{logit} - largest);
-  return std::log(sum) + largest - double{logits[static_cast<size_t>(token)]};
-}
 
 /// Windows of `context` positions, BOS and context - 1 tokens of the text each. They do not
 /// overlap, every token in them is scored by the logits of the position before it, and what does

@@ -6,6 +6,9 @@ budget both placements, their bytes and the perplexity that they really have.
     tests/bench/frontier.py BIN_DIR --check    # fails where ours takes more bytes, or is worse by more
                                                # than two standard errors of the difference
 
+    tests/bench/frontier.py BIN_DIR --paper    # the ten budgets of the paper for Mixtral 8x7B on its
+                                               # machine, as predicted
+
 Ours may take what the paper's plan takes. Both know the same formats and sensitivities; the paper uses
 16 and 4 bits, and chooses which experts have 4 at random. Calibrated on calibration.txt, evaluated on the
 first 200 windows of 256 positions of wiki.test.txt. Everything but the speeds is deterministic.
@@ -28,14 +31,43 @@ def run(tool, *arguments):
         sys.exit(result.stderr)
 
 
+def points_of(folder):
+    with open(pathlib.Path(folder) / "frontier.csv") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def paper_table(moeplanc):
+    budgets = [27.68, 30.50, 33.32, 36.13, 38.95, 41.76, 44.58, 47.40, 50.21, 53.03]
+    with tempfile.TemporaryDirectory() as folder:
+        run(moeplanc, "explore", "--config", ROOT / "examples" / "configs" / "mixtral-8x7b.json",
+            "--policy", ROOT / "examples" / "policies" / "paper-budgets.toml", "--budgets",
+            ",".join(f"{budget:.2f}GB" for budget in budgets), "-o", folder)
+        points = points_of(folder)
+
+    def cells(row):
+        return (f"{100 * float(row['perplexity_increase']):+.2f} | "
+                f"{float(row['tokens_per_second']):.1f} | {float(row['bits_per_weight']):.2f}")
+
+    print("| budget, GB | the paper: perplexity % | tokens/s | bits | moeplan: perplexity % "
+          "| tokens/s | bits |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    for budget in budgets:
+        size = f"{budget:.2f}GB"
+        print(f"| {budget:.2f} | {cells(points['paper-' + size])} "
+              f"| {cells(points['ours-' + size])} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bin_dir", type=pathlib.Path)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--paper", action="store_true")
     parser.add_argument("--windows", type=int, default=200)
     arguments = parser.parse_args()
     moeplanc = arguments.bin_dir / "moeplanc"
+    if arguments.paper:
+        return paper_table(moeplanc)
     with tempfile.TemporaryDirectory() as folder:
         stats = pathlib.Path(folder) / "tiny.moestats"
         run(moeplanc, "calibrate", CHECKPOINT, "--text", CHECKPOINT / "calibration.txt",
@@ -43,8 +75,7 @@ def main():
         run(moeplanc, "explore", CHECKPOINT, "--stats", stats, "--points", 8, "--measure", "--text",
             CHECKPOINT / "wiki.test.txt", "--context", 256, "--max-windows", arguments.windows,
             "-o", folder)
-        with open(pathlib.Path(folder) / "frontier.csv") as file:
-            points = {row["name"]: row for row in csv.DictReader(file)}
+        points = points_of(folder)
 
     print("| planner | budget, MB | bytes | bits per weight | perplexity, predicted % | measured % |")
     print("|---|---:|---:|---:|---:|---:|")
