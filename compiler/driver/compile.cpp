@@ -238,7 +238,9 @@ private:
     facts.canary = policy.canary;
     facts.switching = policy.switching;
     for (const Tier &tier : policy.tiers) {
-      auto plan = planning->plan(tier);
+      auto plan = options.paperPlanner && tier.planned
+                      ? planning->planLikePaper(tier, options.paper)
+                      : planning->plan(tier);
       if (!plan)
         return plan.takeError();
       PlanFacts &plansFacts = facts.plans[tier.name];
@@ -396,6 +398,12 @@ private:
     add("non-expert-format", options.nonExpertFormat);
     add("quantizer", options.quantizer);
     add("kv-format", options.kvFormat);
+    if (options.paperPlanner) {
+      add("planner", "paper");
+      add("seed", std::to_string(options.paper.seed));
+      if (options.paper.num4Bit)
+        add("4-bit-experts", std::to_string(*options.paper.num4Bit));
+    }
     add("tuning", tuning);
     if (checkpoint->syntheticSeed())
       add("synthetic", std::to_string(*checkpoint->syntheticSeed()));

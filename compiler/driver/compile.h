@@ -43,6 +43,8 @@ struct CompileOptions {
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   Phase compileTo = Phase::Artifact;
+  bool paperPlanner = false; ///< planned tiers are planned as arXiv 2407.14417 does
+  PaperOptions paper;        ///< of that; the memory is the tier's
   bool dryRun = false;      ///< plans are made and priced, nothing is written and no weight is read
   std::string dumpPhasesTo; ///< directory for moe.mlir, placed.mlir, plan.mlir
   bool printIrAfterAll = false; ///< to stderr, after each pass

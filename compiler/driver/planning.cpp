@@ -3,6 +3,7 @@
 #include "compiler/import/digest.h"
 #include "compiler/import/import_model.h"
 #include "compiler/transforms/passes.h"
+#include "runtime/support/units.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/Pass/PassManager.h"
@@ -119,5 +120,26 @@ Expected<PlannedTier> Planning::plan(const Tier &tier) {
   PlannedTier plan;
   plan.placement = std::move(*placement);
   plan.costs = (*model)->evaluate(plan.placement);
+  return plan;
+}
+
+Expected<PlannedTier> Planning::planLikePaper(const Tier &tier, PaperOptions options) {
+  auto model = costModel(tier);
+  if (!model)
+    return model.takeError();
+  const bool hasDevice = (*model)->hasDevice();
+  const std::optional<uint64_t> memory =
+      hasDevice ? tier.limits.deviceMemory : tier.limits.hostMemory;
+  const StringRef kind = hasDevice ? "device" : "host";
+  if (!memory)
+    return createStringError("tier '" + tier.name + "' states no " + kind +
+                             " memory, which the paper's planner plans for");
+  options.deviceMemory = *memory;
+  PlannedTier plan = planAsPaper(**model, options);
+  const uint64_t taken = hasDevice ? plan.costs.device.total() : plan.costs.host.total();
+  if (taken > *memory)
+    return createStringError("tier '" + tier.name + "': the paper's plan takes " +
+                             formatBytes(double(taken)) + " of " + kind + " memory, " +
+                             formatBytes(double(*memory)) + " given");
   return plan;
 }

@@ -34,6 +34,10 @@ public:
   llvm::Expected<const CostModel *> costModel(const Tier &tier);
   /// The planner's placement of a planned tier, else what its pins say.
   llvm::Expected<PlannedTier> plan(const Tier &tier);
+  /// The paper's placement of a planned tier within its device memory, or its host memory where
+  /// there is no device; nothing else of the tier is looked at. Fails where there is no such limit,
+  /// or where the placement does not fit.
+  llvm::Expected<PlannedTier> planLikePaper(const Tier &tier, PaperOptions options);
 
   const std::optional<Profile> &profile() const { return profile_; }
   /// XXH3-128 of the profile's text, in hex; empty without one.

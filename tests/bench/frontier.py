@@ -11,7 +11,7 @@ budget both placements, their bytes and the perplexity that they really have.
 
 Ours may take what the paper's plan takes. Both know the same formats and sensitivities; the paper uses
 16 and 4 bits, and chooses which experts have 4 at random. Calibrated on calibration.txt, evaluated on the
-first 200 windows of 256 positions of wiki.test.txt. Everything but the speeds is deterministic.
+first 100 windows of 256 positions of wiki.test.txt. Everything but the speeds is deterministic.
 """
 import argparse
 import csv
@@ -63,7 +63,8 @@ def main():
     parser.add_argument("bin_dir", type=pathlib.Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--paper", action="store_true")
-    parser.add_argument("--windows", type=int, default=200)
+    parser.add_argument("--windows", type=int, default=100)
+    parser.add_argument("--points", type=int, default=6)
     arguments = parser.parse_args()
     moeplanc = arguments.bin_dir / "moeplanc"
     if arguments.paper:
@@ -72,7 +73,7 @@ def main():
         stats = pathlib.Path(folder) / "tiny.moestats"
         run(moeplanc, "calibrate", CHECKPOINT, "--text", CHECKPOINT / "calibration.txt",
             "--context", 256, "--formats", "int8g64,int4g32,int4g128,int3g32,int2g32", "-o", stats)
-        run(moeplanc, "explore", CHECKPOINT, "--stats", stats, "--points", 8, "--measure", "--text",
+        run(moeplanc, "explore", CHECKPOINT, "--stats", stats, "--points", arguments.points, "--measure", "--text",
             CHECKPOINT / "wiki.test.txt", "--context", 256, "--max-windows", arguments.windows,
             "-o", folder)
         points = points_of(folder)

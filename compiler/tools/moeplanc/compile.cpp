@@ -133,6 +133,26 @@ Command addCompileCommand(CLI::App &app) {
   compile->add_flag("--dry-run", options.dryRun,
                     "plan, and print what every plan takes, gives and shares, exact to the byte; "
                     "write nothing");
+  CLI::Option *planner =
+      compile
+          ->add_option_function<std::string>(
+              "--planner",
+              [&options](const std::string &name) { options.paperPlanner = name == "paper"; },
+              "'moeplan' (the default), or 'paper': that of arXiv 2407.14417, to compare with")
+          ->check(CLI::IsMember({"moeplan", "paper"}).description(""))
+          ->needs(policy)
+          ->type_name("NAME");
+  compile
+      ->add_option("--4-bit-experts", options.paper.num4Bit,
+                   "with --planner=paper: how many experts have 4 bits, the others having 16 "
+                   "(default: as few as fit)")
+      ->needs(planner)
+      ->type_name("N");
+  compile
+      ->add_option("--seed", options.paper.seed,
+                   "with --planner=paper: decides which experts have 4 bits")
+      ->needs(planner)
+      ->type_name("N");
   auto json = std::make_shared<bool>(false);
   compile->add_flag("--json", *json, "print what the plans take and share as JSON")->needs(policy);
   compile
