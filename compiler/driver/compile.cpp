@@ -197,11 +197,6 @@ private:
     if (!read)
       return read.takeError();
     statistics = std::move(*read);
-    const fb::Statistics &m = statistics->metadata();
-    const MixtralConfig &config = checkpoint->config();
-    if (m.num_layers() != config.numLayers || m.num_experts() != config.numExperts ||
-        m.hidden_size() != config.hiddenSize || m.intermediate_size() != config.intermediateSize)
-      return createStringError(options.statistics + ": statistics of a model of another shape");
     return Error::success();
   }
 
@@ -219,7 +214,7 @@ private:
         policy.tiers.push_back(tier.tier);
       return Error::success();
     }
-    if (options.policy.empty() && !options.dryRun)
+    if (options.policy.empty() && options.profile.empty() && !options.dryRun)
       return Error::success();
     auto planning =
         Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat);

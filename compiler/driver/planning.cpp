@@ -52,6 +52,13 @@ Expected<uint64_t> moeplan::compiler::largestArena(const Checkpoint &checkpoint,
 Expected<Planning> Planning::create(const Checkpoint &checkpoint, const Policy &policy,
                                     StringRef profilePath, const Statistics *statistics,
                                     StringRef kvFormat) {
+  if (statistics) { // whatever was checked of it, indices must hold
+    const fb::Statistics &m = statistics->metadata();
+    const MixtralConfig &config = checkpoint.config();
+    if (m.num_layers() != config.numLayers || m.num_experts() != config.numExperts ||
+        m.hidden_size() != config.hiddenSize || m.intermediate_size() != config.intermediateSize)
+      return createStringError("the calibration statistics are of a model of another shape");
+  }
   Planning planning;
   planning.checkpoint_ = &checkpoint;
   planning.context_ = policy.context;
