@@ -21,9 +21,7 @@ struct ProbeShape {
 };
 
 // memory: 402 million expert weights, 805 MB in bf16 and 113 MB in int2.
-// cache: 3.7 million weights, 7.0 MB in bf16: fits 8 MiB, the smallest last-level cache of a
-// server's
-//        core complex.
+// cache: 3.7 million weights, 7.0 MB in bf16: fits 8 MiB, a small server's last-level cache.
 // layers: 1.2 million weights over 12 layers, of which a token reads 0.8 million.
 // Attention is shared out by KV heads: as many of them as small machines have threads.
 constexpr ProbeShape kProbes[] = {
