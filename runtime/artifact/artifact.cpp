@@ -100,6 +100,17 @@ std::span<const std::byte> Artifact::weight(uint32_t index) const {
   return segment->synthetic() ? synthetic_[index] : stored(index);
 }
 
+Status Artifact::bringIn(uint32_t index, uint64_t begin, uint64_t bytes) const {
+  if (metadata_->segments()->Get(index)->synthetic())
+    return {};
+  return file_.bringIn(stored(index).subspan(begin, bytes)).withContext(path_);
+}
+
+void Artifact::release(uint32_t index) const {
+  if (!metadata_->segments()->Get(index)->synthetic())
+    file_.release(stored(index));
+}
+
 Result<std::vector<std::byte>> Artifact::load(uint32_t index) const {
   const fb::Segment *segment = metadata_->segments()->Get(index);
   const std::span<const std::byte> bytes = stored(index);

@@ -1,12 +1,31 @@
 #include "runtime/executor/executor.h"
 
+#include "runtime/artifact/kernel_formats.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
 namespace moeplan {
+
+namespace {
+
+/// Operands of a kernel that reads an expert table.
+constexpr uint32_t kBeginOperand = 2;
+
+/// The layer whose experts `dispatch` reads; nothing where it reads none.
+std::optional<uint32_t> expertLayerOf(const fb::Dispatch *dispatch) {
+  if (dispatch)
+    for (const fb::Binding *binding : *dispatch->bindings())
+      if (binding->kind() == fb::BindingKind::experts)
+        return binding->index();
+  return std::nullopt;
+}
+
+} // namespace
 
 Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Program &program,
                                         const std::vector<moeplan_kernel_fn> &kernels,
@@ -24,7 +43,8 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
       base = memory.arena;
       break;
     case fb::BindingKind::segment:
-      base = const_cast<std::byte *>(artifact.weight(binding.index()).data());
+      base = const_cast<std::byte *>(memory.weight ? memory.weight(binding.index())
+                                                   : artifact.weight(binding.index()).data());
       break;
     case fb::BindingKind::keys:
       base = memory.keys + layer * memory.kvLayerBytes;
@@ -74,7 +94,34 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
     }
   }
   MOEPLAN_TRY(endPhase());
+  bound.findExpertSections(artifact);
   return bound;
+}
+
+void BoundProgram::findExpertSections(const Artifact &artifact) {
+  maskedBegin_.resize(artifact.model().num_experts() + 1);
+  for (uint32_t p = 0; p < phases_.size(); ++p) {
+    std::optional<ExpertSection> section;
+    bool divisible = true;
+    for (uint32_t i = phases_[p].begin; i < phases_[p].end; ++i) {
+      const fb::Dispatch *dispatch = commands_[i].dispatch;
+      const std::optional<uint32_t> layer = expertLayerOf(dispatch);
+      divisible &= layer && integerConstant(*artifact.metadata().kernels()->Get(dispatch->kernel()),
+                                            "accumulate") != 0;
+      if (layer && !section)
+        section = {*layer, p, p + 1, i, true};
+    }
+    if (!section)
+      continue;
+    section->divisible = divisible;
+    if (!sections_.empty() && sections_.back().layer == section->layer &&
+        sections_.back().end == p) {
+      sections_.back().end = p + 1;
+      sections_.back().divisible &= divisible;
+    } else {
+      sections_.push_back(*section);
+    }
+  }
 }
 
 Status BoundProgram::addPhase(uint32_t begin, uint32_t end) {
@@ -120,19 +167,63 @@ private:
   std::span<const Phase> phases_;
 };
 
+template <typename Run> void BoundProgram::runPhases(ExpertSource *source, Run &&run) {
+  uint32_t done = 0;
+  if (source)
+    for (const ExpertSection &section : sections_)
+      if (source->hasMisses(section.layer)) {
+        run(done, section.begin);
+        runSection(section, *source, run);
+        done = section.end;
+      }
+  run(done, static_cast<uint32_t>(phases_.size()));
+}
+
+template <typename Run>
+void BoundProgram::runSection(const ExpertSection &section, ExpertSource &source, Run &&run) {
+  const auto numExperts = static_cast<uint32_t>(maskedBegin_.size() - 1);
+  // All dispatches of the section are told of the same slots.
+  const uint32_t firstOperand = commands_[section.firstCommand].firstOperand;
+  const std::span<const uint32_t> begin(
+      static_cast<const uint32_t *>(operands_[firstOperand + kBeginOperand]), numExperts + 1);
+  auto tellSlots = [&](const uint32_t *slots) {
+    for (uint32_t p = section.begin; p < section.end; ++p)
+      for (uint32_t i = phases_[p].begin; i < phases_[p].end; ++i)
+        if (expertLayerOf(commands_[i].dispatch))
+          operands_[commands_[i].firstOperand + kBeginOperand] = const_cast<uint32_t *>(slots);
+  };
+  for (uint32_t expert = 0; expert < numExperts;) {
+    const uint32_t end = source.prepare(section.layer, begin, expert, !section.divisible);
+    if (expert > 0 || end < numExperts) {
+      for (uint32_t e = 0; e <= numExperts; ++e)
+        maskedBegin_[e] = begin[std::clamp(e, expert, end)];
+      tellSlots(maskedBegin_.data());
+    }
+    run(section.begin, section.end);
+    source.finish();
+    expert = end;
+  }
+  tellSlots(begin.data());
+}
+
 void BoundProgram::run(ThreadPool &pool, const moeplan_step &step, float *logits,
-                       DispatchObserver *observer) {
+                       DispatchObserver *observer, ExpertSource *source) {
   pointToLogits(step, logits);
-  if (!observer) {
-    StepPhases all(*this, step, phases_);
-    pool.run(all);
-    return;
-  }
-  for (const Phase &phase : phases_) {
-    StepPhases one(*this, step, {&phase, 1});
-    pool.run(one);
-    observe(phase, step, *observer);
-  }
+  const std::span<const Phase> phases(phases_);
+  runPhases(source, [&](uint32_t begin, uint32_t end) {
+    if (begin == end)
+      return;
+    if (!observer) {
+      StepPhases all(*this, step, phases.subspan(begin, end - begin));
+      pool.run(all);
+      return;
+    }
+    for (const Phase &phase : phases.subspan(begin, end - begin)) {
+      StepPhases one(*this, step, {&phase, 1});
+      pool.run(one);
+      observe(phase, step, *observer);
+    }
+  });
 }
 
 BoundProgram::Phase BoundProgram::phaseOf(uint32_t command) const {
@@ -141,17 +232,21 @@ BoundProgram::Phase BoundProgram::phaseOf(uint32_t command) const {
 }
 
 void BoundProgram::runOneByOne(ThreadPool &pool, const moeplan_step &step, float *logits,
-                               DispatchTimer &timer) {
+                               DispatchTimer &timer, ExpertSource *source) {
   pointToLogits(step, logits);
-  for (uint32_t command = 0; command < commands_.size(); ++command) {
-    const Phase phase = phaseOf(command);
-    StepPhases one(*this, step, {&phase, 1});
-    const auto begin = std::chrono::steady_clock::now();
-    pool.run(one);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    timer.took(commands_[command].dispatch, seconds.count());
-    observe(phase, step, timer);
-  }
+  runPhases(source, [&](uint32_t begin, uint32_t end) {
+    if (begin == end)
+      return;
+    for (uint32_t command = phases_[begin].begin; command < phases_[end - 1].end; ++command) {
+      const Phase phase = phaseOf(command);
+      StepPhases one(*this, step, {&phase, 1});
+      const auto start = std::chrono::steady_clock::now();
+      pool.run(one);
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      timer.took(commands_[command].dispatch, seconds.count());
+      observe(phase, step, timer);
+    }
+  });
 }
 
 void BoundProgram::runTiles(const Phase &phase, TileRange range, const moeplan_step &step) const {

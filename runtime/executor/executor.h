@@ -7,6 +7,7 @@
 #include "runtime/device/thread_pool.h"
 #include "runtime/support/status.h"
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -21,6 +22,8 @@ struct ProgramMemory {
   uint64_t kvLayerBytes = 0;
   const moeplan_expert *experts = nullptr; ///< [num_layers * num_experts]
   int32_t *tokens = nullptr;               ///< [max_tokens]
+  /// Where a weight segment is; empty: where the artifact has it.
+  std::function<const std::byte *(uint32_t segment)> weight = {};
 };
 
 /// Looks on while programs run: how calibration sees activations. Called on the thread that runs
@@ -40,6 +43,23 @@ public:
   virtual void took(const fb::Dispatch *dispatch, double seconds) = 0;
 };
 
+/// Brings experts to where kernels read them, between the routing of a layer and its experts.
+/// Called on the thread that runs the session.
+class ExpertSource {
+public:
+  virtual ~ExpertSource() = default;
+  /// Whether prepare() has anything to do in `layer`. Does not change while a program runs.
+  virtual bool hasMisses(uint32_t layer) const = 0;
+  /// `begin` [num_experts + 1]: where the slots of each expert begin; those of `first` and behind
+  /// are still to be computed. Makes the rows of the expert table right for a group of experts that
+  /// begins with `first`, of all the rest where `undivided`, and returns the first expert behind
+  /// it.
+  virtual uint32_t prepare(uint32_t layer, std::span<const uint32_t> begin, uint32_t first,
+                           bool undivided) = 0;
+  /// The group has been computed.
+  virtual void finish() = 0;
+};
+
 /// One program with every operand resolved to an address and every kernel to its code. Built once
 /// per session; running it allocates nothing.
 class BoundProgram {
@@ -53,12 +73,13 @@ public:
 
   /// Runs the program for `step`. Row r of the logits, for step.logits_begin <= r <
   /// step.token_count, goes to logits + (r - step.logits_begin) * vocab_size; no other is touched.
-  /// `observer` may be null.
+  /// `observer` and `source` may be null.
   void run(ThreadPool &pool, const moeplan_step &step, float *logits,
-           DispatchObserver *observer = nullptr);
+           DispatchObserver *observer = nullptr, ExpertSource *source = nullptr);
 
   /// The same results, with each command in a phase of its own, so that each can be timed.
-  void runOneByOne(ThreadPool &pool, const moeplan_step &step, float *logits, DispatchTimer &timer);
+  void runOneByOne(ThreadPool &pool, const moeplan_step &step, float *logits, DispatchTimer &timer,
+                   ExpertSource *source = nullptr);
 
 private:
   /// A dispatch, or a copy where `kernel` is null (operands: target, source).
@@ -81,10 +102,23 @@ private:
     }
   };
   class StepPhases;
+  /// The phases that compute the experts of a layer. They can be run for some experts after others,
+  /// with slots of the others left out, where all they do is to add to what is there.
+  struct ExpertSection {
+    uint32_t layer;
+    uint32_t begin, end;   ///< phases
+    uint32_t firstCommand; ///< that reads the experts
+    bool divisible;
+  };
 
   Phase phaseOf(uint32_t command) const;
 
   Status addPhase(uint32_t begin, uint32_t end);
+  void findExpertSections(const Artifact &artifact);
+  /// run(begin, end) for phases in their order, those of experts once `source` has prepared them.
+  template <typename Run> void runPhases(ExpertSource *source, Run &&run);
+  template <typename Run>
+  void runSection(const ExpertSection &section, ExpertSource &source, Run &&run);
   void pointToLogits(const moeplan_step &step, float *logits);
   void runTiles(const Phase &phase, TileRange range, const moeplan_step &step) const;
   void observe(const Phase &phase, const moeplan_step &step, DispatchObserver &observer) const;
@@ -95,6 +129,8 @@ private:
   std::vector<Phase> phases_;
   std::vector<void *> operands_;
   std::vector<uint32_t> logitsOperands_; ///< indices into operands_ that follow the logits
+  std::vector<ExpertSection> sections_;
+  std::vector<uint32_t> maskedBegin_; ///< [num_experts + 1]: without the slots of other experts
 };
 
 } // namespace moeplan

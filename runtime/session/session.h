@@ -1,16 +1,18 @@
 // A sequence being generated: KV cache, position, plan, and the programs that advance it.
 #pragma once
 
-#include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
 #include "runtime/artifact/kernel_formats.h"
-#include "runtime/device/kernel_module.h"
-#include "runtime/device/memory.h"
+#include "runtime/device/device.h"
 #include "runtime/device/thread_pool.h"
 #include "runtime/executor/executor.h"
+#include "runtime/session/backend.h"
+#include "runtime/session/boundary.h"
 #include "runtime/session/kernel_times.h"
+#include "runtime/session/loaded_plan.h"
 #include "runtime/support/status.h"
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,15 +25,31 @@ struct SessionOptions {
   uint32_t contextLength = 0; ///< 0: min(max_position_embeddings, kDefaultContext)
   uint32_t threads = 0;       ///< 0: physical cores
   bool pinThreads = false;    ///< see ThreadPool::pinThreads()
+  bool onHost = false;        ///< as if every expert were in host memory
 };
 
-/// Used by one thread at a time. Borrows the artifact.
+class Session;
+
+/// Is told of steps, on the thread that makes them, when they have ended.
+class StepListener {
+public:
+  virtual ~StepListener() = default;
+  virtual void stepped(Session &session, size_t tokens) = 0;
+};
+
+/// Used by one thread at a time; what says so may be called by others besides.
 class Session {
 public:
   static constexpr uint32_t kDefaultContext = 4096;
 
+  /// On a CPU of its own. Borrows the artifact.
   static Result<std::unique_ptr<Session>> create(const Artifact &artifact,
                                                  const SessionOptions &options);
+  static Result<std::unique_ptr<Session>> create(std::shared_ptr<Backend> backend,
+                                                 const SessionOptions &options);
+  /// One beside `session` that runs its plan on the same weights as they are, in a KV cache of
+  /// `contextLength` positions in the host's memory, on one thread. Only between two steps of it.
+  static Result<std::unique_ptr<Session>> createBeside(Session &session, uint32_t contextLength);
 
   /// See moeplan_session_append().
   Status append(std::span<const int32_t> tokens, size_t logitsCount);
@@ -46,10 +64,30 @@ public:
   uint32_t position() const { return position_; }
   uint32_t contextLength() const { return contextLength_; }
   uint32_t threads() const { return pool_.threads(); }
-  const std::string &targetCpu() const { return targetCpu_; }
-  const char *planName() const { return plan_.name()->c_str(); }
+  const std::string &targetCpu() const { return backend_->targetCpu(); }
   uint64_t weightBytesPerToken() const;
   void reset() { position_ = 0; }
+
+  /// Called by any thread.
+  const fb::Plan &plan() const { return *plan_.load(); }
+  const char *planName() const { return plan().name()->c_str(); }
+  /// Of its KV cache.
+  uint64_t cacheBytes() const { return keys_.bytes() + values_.bytes(); }
+
+  // For what controls sessions; called by any thread but that of the session.
+
+  /// Runs `action` between two steps. See Boundary::run().
+  void atBoundary(const std::function<void()> &action) { boundary_.run(action); }
+  /// Makes a plan ready for this session, while it goes on.
+  Result<std::unique_ptr<LoadedPlan>> load(const fb::Plan &plan, const Staging &staging,
+                                           const std::set<uint32_t> &deferred = {});
+  /// The plan in use; it and what follows are for actions at the boundary only.
+  LoadedPlan &active() { return *active_; }
+  /// Goes on with `next`; returns what was in use.
+  std::unique_ptr<LoadedPlan> flip(std::unique_ptr<LoadedPlan> next);
+
+  /// Borrowed; null: none. Before the first step.
+  void setListener(StepListener *listener) { listener_ = listener; }
 
   // For the compiler's calibration; not in the C API.
 
@@ -62,33 +100,34 @@ public:
                              fb::Format format);
 
 private:
-  Session(const Artifact &artifact, const fb::Plan &plan, uint32_t contextLength, uint32_t threads)
-      : artifact_(artifact), plan_(plan), contextLength_(contextLength), pool_(threads) {}
-  Status loadKernels(std::vector<moeplan_kernel_fn> &kernels);
-  void fillExpertTable();
-  Status allocate();
-  Status bindPrograms(const std::vector<moeplan_kernel_fn> &kernels);
+  Session(std::shared_ptr<Backend> backend, uint32_t contextLength, uint32_t threads)
+      : backend_(std::move(backend)), contextLength_(contextLength), pool_(threads) {}
+  Status allocate(Sourcing sourcing);
+  SessionMemory memory();
+  void use(std::unique_ptr<LoadedPlan> plan);
   BoundProgram &programFor(size_t tokens);
   /// append(), where `run` runs a program for a step: (BoundProgram &, const moeplan_step &, float
   /// *logits).
   template <typename Run>
   Status appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run);
 
-  const Artifact &artifact_;
-  const fb::Plan &plan_;
+  const Artifact &artifact() const { return backend_->artifact(); }
+
+  std::shared_ptr<Backend> backend_;
   uint32_t contextLength_;
   uint32_t position_ = 0;
   ThreadPool pool_;
-  std::string targetCpu_;
-  std::unique_ptr<KernelModule> kernels_;
-  std::vector<moeplan_expert> experts_;
-  HostMemory keys_, values_, arena_;
+  DeviceMemory keys_, values_;
+  HostMemory hostKeys_, hostValues_; ///< in place of them in a session beside another one
   uint64_t kvLayerBytes_ = 0;
   std::vector<int32_t> tokens_;
-  std::vector<BoundProgram> programs_; ///< ascending max_tokens
   std::vector<float> logits_;
   size_t logitsCount_ = 0;
   DispatchObserver *observer_ = nullptr;
+  StepListener *listener_ = nullptr;
+  Boundary boundary_;
+  std::atomic<const fb::Plan *> plan_{nullptr}; ///< of active_
+  std::unique_ptr<LoadedPlan> active_;
 };
 
 } // namespace moeplan

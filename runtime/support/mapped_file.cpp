@@ -1,5 +1,7 @@
 #include "runtime/support/mapped_file.h"
 
+#include "runtime/support/fault.h"
+
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -49,6 +51,26 @@ MappedFile::MappedFile(MappedFile &&other) noexcept : bytes_(std::exchange(other
 MappedFile &MappedFile::operator=(MappedFile &&other) noexcept {
   std::swap(bytes_, other.bytes_);
   return *this;
+}
+
+Status MappedFile::bringIn(std::span<const std::byte> range) const {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(range.data() - bytes_.data());
+  const size_t begin = offset / page * page;
+  auto *start = const_cast<std::byte *>(bytes_.data()) + begin;
+  if (faultAt(FaultPoint::read))
+    return ioError("cannot read the file: injected");
+#ifdef MADV_POPULATE_READ
+  // Says so where the pages cannot be read; touching them would end the process.
+  while (madvise(start, offset + range.size() - begin, MADV_POPULATE_READ) != 0) {
+    if (errno == EINTR || errno == EAGAIN)
+      continue;
+    if (errno == EINVAL || errno == ENOSYS) // older than Linux 5.14
+      break;
+    return ioError(std::string("cannot read the file: ") + std::strerror(errno));
+  }
+#endif
+  return {};
 }
 
 void MappedFile::release(std::span<const std::byte> range) const {

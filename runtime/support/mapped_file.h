@@ -22,6 +22,9 @@ public:
   MappedFile() = default; ///< no bytes
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  /// Reads `range`, a part of bytes(), into memory and maps it, so that touching it waits for
+  /// nothing. Errors: MOEPLAN_IO_ERROR where the file cannot be read.
+  Status bringIn(std::span<const std::byte> range) const;
   /// Drops from resident memory the whole pages inside `range`, a part of bytes(). They are read
   /// from the file again when touched.
   void release(std::span<const std::byte> range) const;

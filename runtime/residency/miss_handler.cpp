@@ -1,0 +1,167 @@
+#include "runtime/residency/miss_handler.h"
+
+#include <algorithm>
+
+namespace moeplan {
+
+namespace {
+
+/// Swap buffers of `stream`, as the planner counts them.
+constexpr uint32_t kSwapBuffers = 2;
+constexpr uint64_t kAlignment = 64;
+
+std::array<uint32_t, 3> segmentsOf(const fb::Expert &expert) {
+  return {expert.w1(), expert.w3(), expert.w2()};
+}
+
+uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+} // namespace
+
+MissHandler::MissHandler(Residency &residency, const fb::Plan &plan,
+                         std::span<moeplan_expert> table)
+    : residency_(residency), plan_(plan), table_(table), strategy_(plan.miss_strategy()),
+      numExperts_(residency.artifact().model().num_experts()),
+      tokenBytes_(2 * sizeof(float) * uint64_t(residency.artifact().model().hidden_size())),
+      onDevice_(table.size(), 1), missesIn_(residency.artifact().model().num_layers()) {}
+
+Result<std::unique_ptr<MissHandler>> MissHandler::create(Residency &residency, const fb::Plan &plan,
+                                                         std::span<moeplan_expert> table) {
+  std::unique_ptr<MissHandler> handler(new MissHandler(residency, plan, table));
+  MOEPLAN_TRY(handler->allocateSlots());
+  for (uint32_t i = 0; i < table.size(); ++i)
+    handler->setOnDevice(i, plan.experts()->Get(i)->residency() == fb::Residency::device);
+  return handler;
+}
+
+uint64_t MissHandler::bytesOf(uint32_t index) const {
+  uint64_t bytes = 0;
+  for (uint32_t segment : segmentsOf(*plan_.experts()->Get(index)))
+    bytes += aligned(residency_.bytesOf(segment));
+  return bytes;
+}
+
+Status MissHandler::allocateSlots() {
+  const bool cached = strategy_ == fb::MissStrategy::cached;
+  if (!cached && strategy_ != fb::MissStrategy::stream)
+    return {};
+  for (uint32_t i = 0; i < table_.size(); ++i)
+    if (plan_.experts()->Get(i)->residency() == fb::Residency::host)
+      slotBytes_ = std::max(slotBytes_, bytesOf(i));
+  slots_.resize(cached ? uint64_t(plan_.cache_slots()) * missesIn_.size() : kSwapBuffers);
+  MOEPLAN_ASSIGN(slotMemory_,
+                 residency_.device().allocate(slotBytes_ * slots_.size(),
+                                              cached ? "cache slots" : "swap buffers"));
+  for (size_t i = 0; i < slots_.size(); ++i)
+    slots_[i].data = slotMemory_.data() + i * slotBytes_;
+  return {};
+}
+
+void MissHandler::pointTo(uint32_t index, const std::array<const void *, 3> &linears) {
+  moeplan_expert &row = table_[index];
+  row.w1 = linears[0];
+  row.w3 = linears[1];
+  row.w2 = linears[2];
+}
+
+void MissHandler::pointToHost(uint32_t index) {
+  const auto [w1, w3, w2] = segmentsOf(*plan_.experts()->Get(index));
+  const Artifact &artifact = residency_.artifact();
+  pointTo(index,
+          {artifact.weight(w1).data(), artifact.weight(w3).data(), artifact.weight(w2).data()});
+}
+
+void MissHandler::setOnDevice(uint32_t index, bool onDevice) {
+  if (onDevice) {
+    const auto [w1, w3, w2] = segmentsOf(*plan_.experts()->Get(index));
+    auto at = [&](uint32_t segment) {
+      return residency_.address({segment, fb::Residency::device});
+    };
+    pointTo(index, {at(w1), at(w3), at(w2)});
+  } else {
+    pointToHost(index);
+  }
+  if (bool(onDevice_[index]) == onDevice)
+    return;
+  onDevice_[index] = onDevice;
+  missesIn_[index / numExperts_] += onDevice ? -1 : 1;
+}
+
+std::span<MissHandler::Slot> MissHandler::slotsFor(uint32_t layer) {
+  if (strategy_ != fb::MissStrategy::cached)
+    return slots_;
+  const uint32_t perLayer = plan_.cache_slots();
+  return std::span(slots_).subspan(uint64_t(layer) * perLayer, perLayer);
+}
+
+/// Copies an expert into `slot`; false where the copy fails.
+bool MissHandler::fill(Slot &slot, uint32_t index) {
+  slot.expert = kNone;
+  std::byte *target = slot.data;
+  for (uint32_t segment : segmentsOf(*plan_.experts()->Get(index))) {
+    const std::span<const std::byte> source = residency_.artifact().weight(segment);
+    auto transfer = residency_.device().beginCopy(target, source.data(), source.size());
+    if (!transfer.ok())
+      return false;
+    residency_.device().finish(transfer.value());
+    target += aligned(source.size());
+    residency_.counters().missBytes += source.size();
+  }
+  return true;
+}
+
+bool MissHandler::useSlot(uint32_t layer, uint32_t expert) {
+  const uint32_t index = layer * numExperts_ + expert;
+  const bool cached = strategy_ == fb::MissStrategy::cached;
+  const std::span<Slot> slots = slotsFor(layer);
+  auto slot = slots.end();
+  if (cached)
+    slot = std::find_if(slots.begin(), slots.end(),
+                        [&](const Slot &slot) { return slot.expert == expert; });
+  const bool hit = slot != slots.end();
+  if (!hit) {
+    slot = std::min_element(slots.begin(), slots.end(),
+                            [](const Slot &a, const Slot &b) { return a.lastUse < b.lastUse; });
+    if (slot->lastUse == group_)
+      return false;
+  }
+  slot->lastUse = group_;
+  ++(hit ? residency_.counters().hits : residency_.counters().misses);
+  if (!hit && !fill(*slot, index)) {
+    pointToHost(index); // where it can still be read
+    return true;
+  }
+  slot->expert = expert;
+  const auto [w1, w3, w2] = segmentsOf(*plan_.experts()->Get(index));
+  const std::byte *second = slot->data + aligned(residency_.bytesOf(w1));
+  pointTo(index, {slot->data, second, second + aligned(residency_.bytesOf(w3))});
+  return true;
+}
+
+uint32_t MissHandler::prepare(uint32_t layer, std::span<const uint32_t> begin, uint32_t first,
+                              bool undivided) {
+  ++group_;
+  uint64_t passed = 0; // bytes that the link is to carry while the group is computed
+  uint32_t expert = first;
+  for (; expert < numExperts_; ++expert) {
+    const uint32_t index = layer * numExperts_ + expert, tokens = begin[expert + 1] - begin[expert];
+    if (tokens == 0 || onDevice_[index])
+      continue;
+    if (!slots_.empty() && bytesOf(index) <= slotBytes_) {
+      if (useSlot(layer, expert))
+        continue;
+      if (!undivided)
+        break;
+    }
+    pointToHost(index);
+    ++residency_.counters().misses;
+    passed += strategy_ == fb::MissStrategy::host_compute ? tokens * tokenBytes_ : bytesOf(index);
+  }
+  residency_.counters().missBytes += passed;
+  reading_ = passed > 0 ? residency_.device().beginReading(passed) : Device::Transfer();
+  return expert;
+}
+
+void MissHandler::finish() { residency_.device().finish(reading_); }
+
+} // namespace moeplan

@@ -1,0 +1,196 @@
+#include "runtime/residency/residency.h"
+
+#include "runtime/support/fault.h"
+#include "runtime/support/hash.h"
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+namespace moeplan {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Bytes between two looks at the clock.
+constexpr uint64_t kPartBytes = 1 << 20;
+
+/// Leaves the rest of the time to others. What it sleeps too long is taken off the next time.
+class Pace {
+public:
+  explicit Pace(double share) : restPerWork_(1 / share - 1) {}
+
+  void worked(Clock::duration time) {
+    debt_ += std::chrono::duration_cast<Clock::duration>(time * restPerWork_);
+    if (debt_ < kShortest)
+      return;
+    const Clock::time_point begin = Clock::now();
+    std::this_thread::sleep_for(debt_);
+    debt_ -= Clock::now() - begin;
+  }
+
+private:
+  static constexpr std::chrono::microseconds kShortest{200};
+  double restPerWork_;
+  Clock::duration debt_{0};
+};
+
+} // namespace
+
+Residency::Residency(const Artifact &artifact, Device &device)
+    : artifact_(artifact), device_(device) {
+  for (std::vector<Entry> &entries : entries_)
+    entries.resize(artifact.metadata().segments()->size());
+}
+
+uint64_t Residency::bytesOf(uint32_t segment) const {
+  return artifact_.metadata().segments()->Get(segment)->extent()->bytes();
+}
+
+std::string Residency::nameOf(uint32_t segment) const {
+  return artifact_.metadata().segments()->Get(segment)->name()->str();
+}
+
+const std::byte *Residency::address(Held held) const {
+  if (held.memory == fb::Residency::host)
+    return artifact_.weight(held.segment).data();
+  const std::lock_guard lock(mutex_);
+  return entry(held).memory.data();
+}
+
+bool Residency::isHeld(Held held) const {
+  const std::lock_guard lock(mutex_);
+  return entry(held).references > 0;
+}
+
+bool Residency::adopt(Held held) {
+  const std::lock_guard lock(mutex_);
+  if (entry(held).references == 0)
+    return false;
+  ++entry(held).references;
+  return true;
+}
+
+Status Residency::acquire(Held held, const Staging &staging) {
+  const std::lock_guard oneAtATime(stagingMutex_);
+  if (adopt(held))
+    return {};
+  auto memory = bringIn(held, staging);
+  if (!memory.ok())
+    return std::move(memory).status().withContext("segment '" + nameOf(held.segment) + "'");
+  const std::lock_guard lock(mutex_);
+  entry(held).memory = std::move(memory).value();
+  entry(held).references = 1;
+  return {};
+}
+
+void Residency::release(Held held) {
+  DeviceMemory memory;
+  {
+    const std::lock_guard lock(mutex_);
+    if (--entry(held).references > 0)
+      return;
+    std::swap(memory, entry(held).memory);
+  }
+  counters_.releasedBytes += bytesOf(held.segment);
+  if (held.memory == fb::Residency::host)
+    artifact_.release(held.segment);
+}
+
+Result<DeviceMemory> Residency::bringIn(Held held, const Staging &staging) {
+  const uint64_t bytes = bytesOf(held.segment);
+  const bool onDevice = held.memory == fb::Residency::device;
+  if (onDevice && !device_.hasOwnMemory())
+    return unsupported(std::string("the ") + device_.name() + " device has no memory of its own");
+  DeviceMemory memory;
+  if (onDevice) {
+    MOEPLAN_ASSIGN(memory, device_.allocate(bytes, "weights"));
+  } else if (counts(held.memory)) {
+    MOEPLAN_ASSIGN(memory, device_.count(bytes, "weights"));
+  }
+  if (onDevice || !staging.onDemand)
+    MOEPLAN_TRY(copyParts(held.segment, memory.data(), staging));
+  counters_.stagedBytes += bytes;
+  if (onDevice && !isHeld({held.segment, fb::Residency::host}))
+    artifact_.release(held.segment);
+  return memory;
+}
+
+/// Reads the weight part by part, to `target` on the device where there is one, and checks it.
+Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &staging) {
+  const std::span<const std::byte> source = artifact_.weight(segment);
+  Pace pace(staging.share);
+  Hasher hasher;
+  for (uint64_t begin = 0; begin < source.size(); begin += kPartBytes) {
+    if (staging.keepGoing && !staging.keepGoing())
+      return Status(MOEPLAN_CANCELLED, "staging was cancelled");
+    const Clock::time_point start = Clock::now();
+    const auto part = source.subspan(begin, std::min(kPartBytes, source.size() - begin));
+    MOEPLAN_TRY(artifact_.bringIn(segment, begin, part.size()));
+    if (target) {
+      MOEPLAN_ASSIGN(const Device::Transfer transfer,
+                     device_.beginCopy(target + begin, part.data(), part.size()));
+      hasher.update(part);
+      device_.finish(transfer);
+    } else {
+      hasher.update(part);
+    }
+    pace.worked(Clock::now() - start);
+  }
+  return checkSum(segment, hasher.digest());
+}
+
+Status Residency::checkSum(uint32_t segment, uint64_t digest) const {
+  const fb::Segment &metadata = *artifact_.metadata().segments()->Get(segment);
+  if (faultAt(FaultPoint::checksum) ||
+      (!metadata.synthetic() && digest != metadata.extent()->checksum()))
+    return corrupt("checksum does not match");
+  return {};
+}
+
+bool Residency::isIntact(Held held) const {
+  if (artifact_.metadata().segments()->Get(held.segment)->synthetic())
+    return true;
+  if (held.memory == fb::Residency::host &&
+      !artifact_.bringIn(held.segment, 0, bytesOf(held.segment)).ok())
+    return false;
+  const std::byte *data = address(held);
+  return !data || XXH3_64bits(data, bytesOf(held.segment)) ==
+                      artifact_.metadata().segments()->Get(held.segment)->extent()->checksum();
+}
+
+Status Residency::repair(Held held) {
+  auto *target = const_cast<std::byte *>(address(held));
+  return copyParts(held.segment, target, {}).withContext("segment '" + nameOf(held.segment) + "'");
+}
+
+Lease::~Lease() {
+  for (const Held &held : held_)
+    residency_->release(held);
+}
+
+Status Lease::acquire(Held held, const Staging &staging) {
+  MOEPLAN_TRY(residency_->acquire(held, staging));
+  held_.insert(std::upper_bound(held_.begin(), held_.end(), held), held);
+  return {};
+}
+
+bool Lease::adopt(Held held) {
+  if (!residency_->adopt(held))
+    return false;
+  held_.insert(std::upper_bound(held_.begin(), held_.end(), held), held);
+  return true;
+}
+
+void Lease::release(Held held) {
+  const auto at = std::lower_bound(held_.begin(), held_.end(), held);
+  if (at == held_.end() || *at != held)
+    return;
+  held_.erase(at);
+  residency_->release(held);
+}
+
+bool Lease::has(Held held) const { return std::binary_search(held_.begin(), held_.end(), held); }
+
+} // namespace moeplan

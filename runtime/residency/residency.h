@@ -1,0 +1,116 @@
+// Which weight is in which memory, and who needs it there.
+#pragma once
+
+#include "runtime/artifact/artifact.h"
+#include "runtime/device/device.h"
+#include "runtime/residency/plan_weights.h"
+#include "runtime/support/status.h"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace moeplan {
+
+/// How weights are brought in.
+struct Staging {
+  /// Of the bandwidth, in (0, 1]: between two parts, as much time is left to others.
+  double share = 1;
+  /// Whether weights that are read where they are mapped are left to be read on demand, unchecked.
+  bool onDemand = false;
+  /// Asked between two parts; false: stop with MOEPLAN_CANCELLED. May be empty.
+  std::function<bool()> keepGoing = {};
+};
+
+/// What has been moved since the beginning.
+struct ResidencyCounters {
+  std::atomic<uint64_t> stagedBytes{0};   ///< brought into a memory where they were not
+  std::atomic<uint64_t> releasedBytes{0}; ///< given up, because nobody needed them any more
+  std::atomic<uint64_t> evictedBytes{0};  ///< given up while a plan needed them
+  std::atomic<uint64_t> hits{0};          ///< routed experts found in a cache slot
+  std::atomic<uint64_t> misses{0};        ///< routed experts that were not on the device
+  std::atomic<uint64_t> missBytes{0};     ///< that passed the link for them
+};
+
+/// Weights have a count of references per memory: brought in with the first, given up with the
+/// last. Those of the memory that the device's budget is for are counted against it: the device's
+/// own, or the host's where it has none. Every weight can be read in the host's memory at any time;
+/// being held there means that it has been read and checked. May be used from any number of
+/// threads.
+class Residency {
+public:
+  /// Both must outlive it.
+  Residency(const Artifact &artifact, Device &device);
+
+  /// Adds a reference, and brings the weight in, checked against its checksum, where it is the
+  /// first. Errors: MOEPLAN_RESOURCE_EXHAUSTED, MOEPLAN_IO_ERROR, MOEPLAN_CORRUPT, naming the
+  /// segment, and MOEPLAN_CANCELLED; there is then no new reference.
+  Status acquire(Held held, const Staging &staging);
+  /// Adds a reference if there is one.
+  bool adopt(Held held);
+  void release(Held held);
+  bool isHeld(Held held) const;
+
+  /// Where kernels read a weight; in the device's memory it has to be held.
+  const std::byte *address(Held held) const;
+  uint64_t bytesOf(uint32_t segment) const;
+  std::string nameOf(uint32_t segment) const;
+  /// Whether it counts against the device's budget.
+  bool counts(fb::Residency memory) const {
+    return (memory == fb::Residency::device) == device_.hasOwnMemory();
+  }
+
+  /// Whether the bytes of a weight that is held are those of the artifact.
+  bool isIntact(Held held) const;
+  /// Copies a weight to the device again. Nobody may read it meanwhile.
+  Status repair(Held held);
+
+  const Artifact &artifact() const { return artifact_; }
+  Device &device() const { return device_; }
+  ResidencyCounters &counters() { return counters_; }
+
+private:
+  struct Entry {
+    uint32_t references = 0;
+    DeviceMemory memory; ///< counted, and on a device with a memory of its own the copy
+  };
+  Entry &entry(Held held) { return entries_[static_cast<size_t>(held.memory)][held.segment]; }
+  const Entry &entry(Held held) const {
+    return entries_[static_cast<size_t>(held.memory)][held.segment];
+  }
+  Result<DeviceMemory> bringIn(Held held, const Staging &staging);
+  Status copyParts(uint32_t segment, std::byte *target, const Staging &staging);
+  Status checkSum(uint32_t segment, uint64_t digest) const;
+
+  const Artifact &artifact_;
+  Device &device_;
+  ResidencyCounters counters_;
+  std::mutex stagingMutex_;                   ///< held while one weight is brought in
+  mutable std::mutex mutex_;                  ///< of the entries
+  std::array<std::vector<Entry>, 2> entries_; ///< by memory and segment
+};
+
+/// References to weights, given back on destruction.
+class Lease {
+public:
+  explicit Lease(Residency &residency) : residency_(&residency) {}
+  ~Lease();
+  Lease(const Lease &) = delete;
+  Lease &operator=(const Lease &) = delete;
+
+  Status acquire(Held held, const Staging &staging);
+  bool adopt(Held held);
+  /// Gives one reference back; nothing where it has none.
+  void release(Held held);
+  bool has(Held held) const;
+
+private:
+  Residency *residency_;
+  std::vector<Held> held_; ///< sorted
+};
+
+} // namespace moeplan

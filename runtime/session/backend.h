@@ -1,0 +1,45 @@
+// What the sessions of an artifact on a device have in common.
+#pragma once
+
+#include "kernel_abi.h"
+#include "runtime/artifact/artifact.h"
+#include "runtime/device/device.h"
+#include "runtime/device/kernel_module.h"
+#include "runtime/residency/residency.h"
+#include "runtime/support/status.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace moeplan {
+
+/// May be used from any number of threads. Borrows the artifact.
+class Backend {
+public:
+  /// Loads the kernels for this CPU. `device` as Device::create() takes it. Errors:
+  /// MOEPLAN_UNSUPPORTED where the artifact has none for it.
+  static Result<std::shared_ptr<Backend>> create(const Artifact &artifact, std::string_view device);
+
+  const Artifact &artifact() const { return artifact_; }
+  Device &device() { return *device_; }
+  Residency &residency() { return residency_; }
+  /// By their index in the artifact.
+  const std::vector<moeplan_kernel_fn> &kernels() const { return kernels_; }
+  /// The CPU that the kernels in use were compiled for.
+  const std::string &targetCpu() const { return targetCpu_; }
+
+private:
+  Backend(const Artifact &artifact, std::unique_ptr<Device> device)
+      : artifact_(artifact), device_(std::move(device)), residency_(artifact, *device_) {}
+  Status loadKernels();
+
+  const Artifact &artifact_;
+  std::unique_ptr<Device> device_;
+  Residency residency_;
+  std::string targetCpu_;
+  std::unique_ptr<KernelModule> module_;
+  std::vector<moeplan_kernel_fn> kernels_;
+};
+
+} // namespace moeplan

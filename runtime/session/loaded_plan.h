@@ -1,0 +1,90 @@
+// A plan made ready to run in one session: its weights where they are to be, its programs bound to
+// them.
+#pragma once
+
+#include "kernel_abi.h"
+#include "runtime/device/device.h"
+#include "runtime/executor/executor.h"
+#include "runtime/residency/miss_handler.h"
+#include "runtime/residency/plan_weights.h"
+#include "runtime/residency/residency.h"
+#include "runtime/session/backend.h"
+#include "runtime/support/status.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <vector>
+
+namespace moeplan {
+
+/// Memory of a session that its plans share. Borrowed.
+struct SessionMemory {
+  std::byte *keys = nullptr;
+  std::byte *values = nullptr;
+  uint64_t kvLayerBytes = 0;
+  int32_t *tokens = nullptr; ///< [the most tokens of any program of the artifact]
+};
+
+/// Where a plan finds its weights.
+enum class Sourcing {
+  resident, ///< where it keeps them; what is not there yet is brought in
+  present,  ///< on the device where they are already, else in the host's memory; nothing is moved
+  host      ///< all in the host's memory, as if there were no device
+};
+
+/// Used by one thread at a time.
+class LoadedPlan {
+public:
+  /// Experts whose row is in `deferred` stay in the host's memory for now. Errors: those of
+  /// Residency::acquire() and Device::allocate(); everything is then as before.
+  static Result<std::unique_ptr<LoadedPlan>> load(Backend &backend, const fb::Plan &plan,
+                                                  const SessionMemory &memory, Sourcing sourcing,
+                                                  const Staging &staging,
+                                                  const std::set<uint32_t> &deferred = {});
+
+  const fb::Plan &plan() const { return plan_; }
+  const char *name() const { return plan_.name()->c_str(); }
+  const PlanWeights &weights() const { return weights_; }
+  std::vector<BoundProgram> &programs() { return programs_; } ///< ascending max_tokens
+  std::vector<moeplan_expert> &table() { return table_; }     ///< [num_layers * num_experts]
+  /// Null where the plan never misses.
+  ExpertSource *source() { return misses_.get(); }
+
+  /// Gives up the weights of an expert, which is read from the host's memory from now on. Only
+  /// between two runs.
+  void evict(uint32_t expert);
+  /// Brings them in again, at any time; then putBack() makes the plan use them, between two runs.
+  Status bringBack(uint32_t expert, const Staging &staging);
+  void putBack(uint32_t expert);
+  /// Experts that are not where the plan keeps them.
+  const std::set<uint32_t> &away() const { return away_; }
+
+private:
+  LoadedPlan(Backend &backend, const fb::Plan &plan, Sourcing sourcing)
+      : backend_(backend), plan_(plan), sourcing_(sourcing), weights_(weightsOf(plan)),
+        lease_(backend.residency()) {}
+  Status bringIn(const Staging &staging, const std::set<uint32_t> &deferred);
+  Status acquireExpert(uint32_t expert, const Staging &staging);
+  Status fillTable();
+  Status bind(const SessionMemory &memory);
+  const std::byte *address(Held held) const;
+
+  Backend &backend_;
+  const fb::Plan &plan_;
+  Sourcing sourcing_;
+  PlanWeights weights_;
+  Lease lease_;
+  DeviceMemory deviceArena_;
+  HostMemory hostArena_;
+  std::vector<moeplan_expert> table_;
+  std::unique_ptr<MissHandler> misses_;
+  std::set<uint32_t> away_; ///< experts that are not where the plan keeps them
+  std::vector<BoundProgram> programs_;
+};
+
+/// Bytes of a plan's largest arena.
+uint64_t arenaBytesOf(const fb::Plan &plan);
+
+} // namespace moeplan
