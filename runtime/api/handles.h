@@ -3,11 +3,13 @@
 
 #include "moeplan/moeplan.h"
 #include "runtime/artifact/artifact.h"
+#include "runtime/control/runtime.h"
 #include "runtime/session/sampler.h"
 #include "runtime/session/session.h"
 #include "runtime/support/status.h"
 #include "runtime/text/tokenizer.h"
 
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -36,8 +38,13 @@ private:
   mutable std::unique_ptr<moeplan::Tokenizer> tokenizerHolder;
 };
 
+struct moeplan_runtime {
+  std::shared_ptr<moeplan::Runtime> runtime;
+};
+
 struct moeplan_session {
-  std::unique_ptr<moeplan::Session> session;
+  std::shared_ptr<moeplan::Runtime> runtime; ///< that the session is of
+  moeplan::Session *session;
 };
 
 struct moeplan_sampler {
@@ -63,6 +70,18 @@ template <typename Body> moeplan_status *guard(Body &&body) {
   } catch (const std::exception &error) {
     return toHandle(Status(MOEPLAN_INTERNAL, error.what()));
   }
+}
+
+/// Copies the caller's options over the defaults: a caller built against an older header passes
+/// fewer bytes. Null means defaults.
+template <typename Options> Status readOptions(const Options *given, Options &options) {
+  if (!given)
+    return {};
+  if (given->struct_size < sizeof(size_t) || given->struct_size > sizeof(Options))
+    return invalidArgument("options.struct_size is " + std::to_string(given->struct_size) +
+                           "; set it with the init function");
+  std::memcpy(&options, given, given->struct_size);
+  return {};
 }
 
 inline Status nullArgument(const char *name) {

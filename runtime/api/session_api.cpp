@@ -5,27 +5,11 @@
 
 using namespace moeplan;
 
-namespace {
-
-/// Copies the caller's options over the defaults: a caller built against an older header passes
-/// fewer bytes. Null means defaults.
-template <typename Options> Status readOptions(const Options *given, Options &options) {
-  if (!given)
-    return {};
-  if (given->struct_size < sizeof(size_t) || given->struct_size > sizeof(Options))
-    return invalidArgument("options.struct_size is " + std::to_string(given->struct_size) +
-                           "; set it with the init function");
-  std::memcpy(&options, given, given->struct_size);
-  return {};
-}
-
-} // namespace
-
 extern "C" {
 
 void moeplan_session_options_init(moeplan_session_options *options) {
   if (options)
-    *options = {sizeof(moeplan_session_options), nullptr, 0, 0, false};
+    *options = {sizeof(moeplan_session_options), nullptr, 0, 0, false, nullptr};
 }
 
 moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
@@ -37,15 +21,45 @@ moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
     moeplan_session_options all;
     moeplan_session_options_init(&all);
     MOEPLAN_TRY(readOptions(options, all));
-    MOEPLAN_ASSIGN(std::unique_ptr<Session> session,
-                   Session::create(*artifact->artifact,
-                                   {all.plan, all.context_length, all.threads, all.pin_threads}));
-    *out = new moeplan_session{std::move(session)};
+    const SessionOptions given{all.plan, all.context_length, all.threads, all.pin_threads};
+    std::shared_ptr<Runtime> runtime;
+    if (all.runtime) {
+      runtime = all.runtime->runtime;
+      if (&runtime->backend().artifact() != artifact->artifact.get())
+        return invalidArgument("options.runtime is of another artifact");
+    } else {
+      MOEPLAN_TRY(Session::check(*artifact->artifact, given, false)); // before kernels are loaded
+      MOEPLAN_ASSIGN(runtime, Runtime::create(*artifact->artifact, {}));
+    }
+    auto handle = std::make_unique<moeplan_session>(std::move(runtime), nullptr);
+    MOEPLAN_ASSIGN(handle->session, handle->runtime->createSession(given, handle.get()));
+    *out = handle.release();
     return {};
   });
 }
 
-void moeplan_session_free(moeplan_session *session) { delete session; }
+void moeplan_session_free(moeplan_session *session) {
+  if (session)
+    session->runtime->closeSession(session->session);
+  delete session;
+}
+
+void moeplan_switch_options_init(moeplan_switch_options *options) {
+  if (options)
+    *options = {sizeof(moeplan_switch_options), false};
+}
+
+moeplan_status *moeplan_session_switch_plan(moeplan_session *session, const char *plan,
+                                            const moeplan_switch_options *options) {
+  return guard([&]() -> Status {
+    if (!session || !plan)
+      return nullArgument(session ? "plan" : "session");
+    moeplan_switch_options all;
+    moeplan_switch_options_init(&all);
+    MOEPLAN_TRY(readOptions(options, all));
+    return session->runtime->switchPlan(*session->session, plan, all.wait);
+  });
+}
 
 moeplan_status *moeplan_session_append(moeplan_session *session, const int32_t *tokens,
                                        size_t count, size_t logits_count) {

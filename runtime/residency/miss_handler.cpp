@@ -34,24 +34,44 @@ Result<std::unique_ptr<MissHandler>> MissHandler::create(Residency &residency, c
   return handler;
 }
 
-uint64_t MissHandler::bytesOf(uint32_t index) const {
+uint64_t MissHandler::bytesOf(const Residency &residency, const fb::Expert &expert) {
   uint64_t bytes = 0;
-  for (uint32_t segment : segmentsOf(*plan_.experts()->Get(index)))
-    bytes += aligned(residency_.bytesOf(segment));
+  for (uint32_t segment : segmentsOf(expert))
+    bytes += aligned(residency.bytesOf(segment));
   return bytes;
 }
 
+uint64_t MissHandler::largestMiss(const Residency &residency, const fb::Plan &plan) {
+  uint64_t largest = 0;
+  for (const fb::Expert *expert : *plan.experts())
+    if (expert->residency() == fb::Residency::host)
+      largest = std::max(largest, bytesOf(residency, *expert));
+  return largest;
+}
+
+uint64_t MissHandler::slotCount(const Residency &residency, const fb::Plan &plan) {
+  switch (plan.miss_strategy()) {
+  case fb::MissStrategy::stream:
+    return kSwapBuffers;
+  case fb::MissStrategy::cached:
+    return uint64_t(plan.cache_slots()) * residency.artifact().model().num_layers();
+  default:
+    return 0;
+  }
+}
+
+uint64_t MissHandler::slotBytes(const Residency &residency, const fb::Plan &plan) {
+  const uint64_t count = slotCount(residency, plan);
+  return count > 0 ? count * largestMiss(residency, plan) : 0;
+}
+
 Status MissHandler::allocateSlots() {
-  const bool cached = strategy_ == fb::MissStrategy::cached;
-  if (!cached && strategy_ != fb::MissStrategy::stream)
+  slots_.resize(slotCount(residency_, plan_));
+  if (slots_.empty())
     return {};
-  for (uint32_t i = 0; i < table_.size(); ++i)
-    if (plan_.experts()->Get(i)->residency() == fb::Residency::host)
-      slotBytes_ = std::max(slotBytes_, bytesOf(i));
-  slots_.resize(cached ? uint64_t(plan_.cache_slots()) * missesIn_.size() : kSwapBuffers);
-  MOEPLAN_ASSIGN(slotMemory_,
-                 residency_.device().allocate(slotBytes_ * slots_.size(),
-                                              cached ? "cache slots" : "swap buffers"));
+  slotBytes_ = largestMiss(residency_, plan_);
+  MOEPLAN_ASSIGN(slotMemory_, residency_.device().allocate(slotBytes(residency_, plan_),
+                                                           "swap buffers and cache slots"));
   for (size_t i = 0; i < slots_.size(); ++i)
     slots_[i].data = slotMemory_.data() + i * slotBytes_;
   return {};

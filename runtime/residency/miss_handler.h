@@ -21,6 +21,9 @@ public:
   static Result<std::unique_ptr<MissHandler>> create(Residency &residency, const fb::Plan &plan,
                                                      std::span<moeplan_expert> table);
 
+  /// What create() takes from the device.
+  static uint64_t slotBytes(const Residency &residency, const fb::Plan &plan);
+
   /// Row `index` of the table is kept on the device from now on, or not; the row is made right.
   void setOnDevice(uint32_t index, bool onDevice);
   bool isOnDevice(uint32_t index) const { return onDevice_[index]; }
@@ -41,7 +44,13 @@ private:
 
   MissHandler(Residency &residency, const fb::Plan &plan, std::span<moeplan_expert> table);
   Status allocateSlots();
-  uint64_t bytesOf(uint32_t index) const;
+  static uint64_t bytesOf(const Residency &residency, const fb::Expert &expert);
+  uint64_t bytesOf(uint32_t index) const {
+    return bytesOf(residency_, *plan_.experts()->Get(index));
+  }
+  /// Of one slot: the largest expert that the plan keeps on the host. And how many there are.
+  static uint64_t largestMiss(const Residency &residency, const fb::Plan &plan);
+  static uint64_t slotCount(const Residency &residency, const fb::Plan &plan);
   void pointTo(uint32_t index, const std::array<const void *, 3> &linears);
   void pointToHost(uint32_t index);
   std::span<Slot> slotsFor(uint32_t layer);

@@ -15,7 +15,7 @@
 namespace moeplan {
 
 /// May be used from any number of threads. Borrows the artifact.
-class Backend {
+class Backend : public std::enable_shared_from_this<Backend> {
 public:
   /// Loads the kernels for this CPU. `device` as Device::create() takes it. Errors:
   /// MOEPLAN_UNSUPPORTED where the artifact has none for it.

@@ -99,12 +99,13 @@ Status LoadedPlan::bind(const SessionMemory &memory) {
   return {};
 }
 
-void LoadedPlan::evict(uint32_t expert) {
+void LoadedPlan::evict(uint32_t expert, const std::set<Held> &kept) {
   if (misses_)
     misses_->setOnDevice(expert, false);
   away_.insert(expert);
   for (const Held &held : weights_.experts[expert])
-    lease_.release(held);
+    if (!kept.contains(held))
+      lease_.release(held);
 }
 
 Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {

@@ -52,9 +52,9 @@ public:
   /// Null where the plan never misses.
   ExpertSource *source() { return misses_.get(); }
 
-  /// Gives up the weights of an expert, which is read from the host's memory from now on. Only
-  /// between two runs.
-  void evict(uint32_t expert);
+  /// Gives up the weights of an expert but those in `kept`: it is read from the host's memory from now
+  /// on. Only between two runs.
+  void evict(uint32_t expert, const std::set<Held> &kept);
   /// Brings them in again, at any time; then putBack() makes the plan use them, between two runs.
   Status bringBack(uint32_t expert, const Staging &staging);
   void putBack(uint32_t expert);

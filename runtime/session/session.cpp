@@ -14,8 +14,29 @@ namespace moeplan {
 
 namespace {
 
-/// What is refused before any code is loaded. `ownMemory`: the device has one.
-Status checkOptions(const Artifact &artifact, const SessionOptions &options, bool ownMemory) {
+uint32_t contextOf(const Artifact &artifact, const SessionOptions &options) {
+  return options.contextLength
+             ? options.contextLength
+             : std::min(artifact.model().max_position_embeddings(), Session::kDefaultContext);
+}
+
+/// Bytes of the keys, or the values, of a layer; nothing where they exceed 64 bits.
+std::optional<uint64_t> layerCacheBytes(const fb::Model &model, uint32_t context) {
+  return kvLayerBytes(static_cast<moeplan_kv_format>(model.kv_cache_format()), context,
+                      model.num_key_value_heads(), model.head_dim());
+}
+
+} // namespace
+
+uint64_t Session::cacheBytes(const Artifact &artifact, const SessionOptions &options) {
+  const auto layer = layerCacheBytes(artifact.model(), contextOf(artifact, options));
+  uint64_t bytes = 0;
+  const bool fits =
+      layer && !__builtin_mul_overflow(*layer, 2 * uint64_t(artifact.model().num_layers()), &bytes);
+  return fits ? bytes : Device::kNoBudget;
+}
+
+Status Session::check(const Artifact &artifact, const SessionOptions &options, bool ownMemory) {
   MOEPLAN_ASSIGN(const fb::Plan *plan, artifact.plan(options.plan));
   const uint32_t maxContext = artifact.model().max_position_embeddings();
   if (options.contextLength > maxContext)
@@ -31,11 +52,9 @@ Status checkOptions(const Artifact &artifact, const SessionOptions &options, boo
   return {};
 }
 
-} // namespace
-
 Result<std::unique_ptr<Session>> Session::create(const Artifact &artifact,
                                                  const SessionOptions &options) {
-  MOEPLAN_TRY(checkOptions(artifact, options, false));
+  MOEPLAN_TRY(check(artifact, options, false));
   MOEPLAN_ASSIGN(std::shared_ptr<Backend> backend, Backend::create(artifact, "cpu"));
   return create(std::move(backend), options);
 }
@@ -43,11 +62,9 @@ Result<std::unique_ptr<Session>> Session::create(const Artifact &artifact,
 Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Backend> backend,
                                                  const SessionOptions &options) {
   const Artifact &artifact = backend->artifact();
-  MOEPLAN_TRY(checkOptions(artifact, options, backend->device().hasOwnMemory()));
+  MOEPLAN_TRY(check(artifact, options, backend->device().hasOwnMemory()));
   MOEPLAN_ASSIGN(const fb::Plan *plan, artifact.plan(options.plan));
-  const uint32_t context =
-      options.contextLength ? options.contextLength
-                            : std::min(artifact.model().max_position_embeddings(), kDefaultContext);
+  const uint32_t context = contextOf(artifact, options);
   const uint32_t threads = options.threads ? options.threads : availablePhysicalCores();
 
   MOEPLAN_TRY(artifact.prepareWeights(threads));
@@ -76,9 +93,7 @@ Result<std::unique_ptr<Session>> Session::createBeside(Session &session, uint32_
 Status Session::allocate(Sourcing sourcing) {
   const fb::Model &model = artifact().model();
   uint64_t kvBytes = 0;
-  const auto layerBytes =
-      moeplan::kvLayerBytes(static_cast<moeplan_kv_format>(model.kv_cache_format()), contextLength_,
-                            model.num_key_value_heads(), model.head_dim());
+  const auto layerBytes = layerCacheBytes(model, contextLength_);
   if (!layerBytes || __builtin_mul_overflow(*layerBytes, uint64_t(model.num_layers()), &kvBytes))
     return exhausted("the KV cache exceeds the address space");
   kvLayerBytes_ = *layerBytes;

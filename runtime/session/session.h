@@ -42,6 +42,10 @@ class Session {
 public:
   static constexpr uint32_t kDefaultContext = 4096;
 
+  /// What is refused before any code is loaded. `ownMemory`: of the device.
+  static Status check(const Artifact &artifact, const SessionOptions &options, bool ownMemory);
+  /// Bytes of the KV cache of a session with `options`.
+  static uint64_t cacheBytes(const Artifact &artifact, const SessionOptions &options);
   /// On a CPU of its own. Borrows the artifact.
   static Result<std::unique_ptr<Session>> create(const Artifact &artifact,
                                                  const SessionOptions &options);
@@ -64,6 +68,7 @@ public:
   uint32_t position() const { return position_; }
   uint32_t contextLength() const { return contextLength_; }
   uint32_t threads() const { return pool_.threads(); }
+  uint32_t vocabSize() const { return artifact().model().vocab_size(); }
   const std::string &targetCpu() const { return backend_->targetCpu(); }
   uint64_t weightBytesPerToken() const;
   void reset() { position_ = 0; }

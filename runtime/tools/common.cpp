@@ -36,13 +36,15 @@ Owned<moeplan_artifact> openArtifact(const std::string &path) {
 }
 
 Owned<moeplan_session> createSession(const moeplan_artifact &artifact, const std::string &plan,
-                                     uint32_t contextLength, const ThreadOptions &threads) {
+                                     uint32_t contextLength, const ThreadOptions &threads,
+                                     moeplan_runtime *runtime) {
   moeplan_session_options options;
   moeplan_session_options_init(&options);
   options.plan = plan.empty() ? nullptr : plan.c_str();
   options.context_length = contextLength;
   options.threads = threads.count;
   options.pin_threads = threads.pin;
+  options.runtime = runtime;
   moeplan_session *session = nullptr;
   check(moeplan_session_create(&artifact, &options, &session));
   return Owned<moeplan_session>(session);

@@ -31,6 +31,7 @@ void check(moeplan_status *status);
 
 struct Deleter {
   void operator()(moeplan_artifact *artifact) const { moeplan_artifact_close(artifact); }
+  void operator()(moeplan_runtime *runtime) const { moeplan_runtime_free(runtime); }
   void operator()(moeplan_session *session) const { moeplan_session_free(session); }
   void operator()(moeplan_sampler *sampler) const { moeplan_sampler_free(sampler); }
   void operator()(moeplan_text_decoder *decoder) const { moeplan_text_decoder_free(decoder); }
@@ -46,9 +47,10 @@ struct ThreadOptions {
   bool pin = false;
 };
 
-/// `plan` empty: the artifact's first. `contextLength` 0: the runtime's choice.
+/// `plan` empty and `contextLength` 0: the runtime's choice. `runtime` null: one of its own.
 Owned<moeplan_session> createSession(const moeplan_artifact &artifact, const std::string &plan,
-                                     uint32_t contextLength, const ThreadOptions &threads);
+                                     uint32_t contextLength, const ThreadOptions &threads,
+                                     moeplan_runtime *runtime = nullptr);
 
 std::vector<int32_t> tokenize(const moeplan_artifact &artifact, std::string_view text, bool addBos);
 

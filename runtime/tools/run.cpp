@@ -1,6 +1,8 @@
 // `moeplan run`: text from a prompt.
 #include "runtime/tools/common.h"
+#include "runtime/tools/control.h"
 #include "runtime/tools/npy_writer.h"
+#include "runtime/tools/schedules.h"
 
 #include "runtime/support/progress.h"
 #include "runtime/support/units.h"
@@ -28,6 +30,12 @@ struct Options {
   uint32_t maxTokens = 128;
   uint32_t contextLength = 0;
   ThreadOptions threads;
+  ControlOptions control;
+  std::string switchesText;
+  std::vector<PlannedSwitch> switches;
+  bool waitForSwitches = false;
+  std::string budgetSchedule;
+  double dayScale = 1; ///< seconds of the schedule that pass in one
   bool stopAtEos = true;
   bool json = false;
   moeplan_sampler_options sampling{};
@@ -121,9 +129,45 @@ Prefill prefill(const Options &options, moeplan_session &session, uint32_t vocab
   return {logits, seconds};
 }
 
+/// Follows --switch-at and --budget-schedule between two tokens.
+class Director {
+public:
+  Director(const Options &options, moeplan_session &session, moeplan_runtime &runtime)
+      : options_(options), session_(session), runtime_(runtime) {
+    if (!options.budgetSchedule.empty())
+      budgets_ = parseBudgets(readTextFile(options.budgetSchedule), options.budgetSchedule);
+  }
+
+  /// The budget that the day begins with, if there is one.
+  void begin() { direct(0); }
+  /// `tokens` have been generated.
+  void direct(size_t tokens) {
+    while (nextSwitch_ < options_.switches.size() &&
+           options_.switches[nextSwitch_].tokens <= tokens) {
+      moeplan_switch_options how;
+      moeplan_switch_options_init(&how);
+      how.wait = options_.waitForSwitches;
+      const PlannedSwitch &planned = options_.switches[nextSwitch_++];
+      check(moeplan_session_switch_plan(&session_, planned.plan.c_str(), &how));
+    }
+    while (nextBudget_ < budgets_.size() &&
+           budgets_[nextBudget_].seconds <= secondsSince(start_) * options_.dayScale)
+      check(moeplan_runtime_set_device_budget(&runtime_, budgets_[nextBudget_++].bytes));
+  }
+
+private:
+  const Options &options_;
+  moeplan_session &session_;
+  moeplan_runtime &runtime_;
+  std::vector<PlannedBudget> budgets_;
+  size_t nextSwitch_ = 0, nextBudget_ = 0;
+  const Clock::time_point start_ = Clock::now();
+};
+
 /// Samples up to max_tokens, starting from the logits of the prompt's last token.
 Generation generate(const Options &options, const moeplan_artifact &artifact,
-                    moeplan_session &session, moeplan_sampler &sampler, const float *logits) {
+                    moeplan_session &session, moeplan_sampler &sampler, Director &director,
+                    const float *logits) {
   moeplan_text_decoder *decoder = nullptr; // null: no tokenizer, ids are printed
   if (moeplan_artifact_has_tokenizer(&artifact))
     check(moeplan_text_decoder_create(&artifact, &decoder));
@@ -161,6 +205,7 @@ Generation generate(const Options &options, const moeplan_artifact &artifact,
       result.stopReason = "context";
       break;
     }
+    director.direct(result.tokens.size());
     check(moeplan_session_append(&session, &token, 1, 1));
     logits = moeplan_session_logits(&session, 0);
     ++result.steps;
@@ -214,8 +259,14 @@ void run(const Options &options) {
   const uint32_t vocabSize = moeplan_artifact_model_info(artifact.get()).vocab_size;
   const std::vector<int32_t> prompt = promptTokens(options, *artifact);
   const auto sampler = createSampler(options, vocabSize, prompt);
-  const auto session =
-      createSession(*artifact, options.plan, options.contextLength, options.threads);
+  Control control(*artifact, options.control, [&](const moeplan_event &event) {
+    if (options.json)
+      writeJson(eventJson(event));
+    else
+      std::fprintf(stderr, "%s\n", eventLine(event).c_str());
+  });
+  const auto session = createSession(*artifact, options.plan, options.contextLength,
+                                     options.threads, &control.runtime());
   const uint32_t contextLength = moeplan_session_context_length(session.get());
   if (prompt.size() > contextLength)
     throw Failure("the prompt has " + std::to_string(prompt.size()) +
@@ -223,7 +274,10 @@ void run(const Options &options) {
                   " (see --context)");
   catchInterrupt();
   const Prefill filled = prefill(options, *session, vocabSize, prompt);
-  const Generation generation = generate(options, *artifact, *session, *sampler, filled.logits);
+  Director director(options, *session, control.runtime());
+  director.begin();
+  const Generation generation =
+      generate(options, *artifact, *session, *sampler, director, filled.logits);
   report(options, *session, prompt.size(), filled, generation);
   if (interrupted != 0)
     throw Failure("interrupted");
@@ -251,6 +305,7 @@ Command addRunCommand(CLI::App &app) {
       options->tokenIds = parseTokenIds(*options->tokenIdsText);
     else if (!options->prompt)
       throw CLI::RequiredError("--prompt or --token-ids");
+    options->switches = parseSwitches(options->switchesText);
   });
   addPlanOption(*command, options->plan);
   command->add_option("--max-tokens", options->maxTokens, "Most tokens to generate")
@@ -262,6 +317,24 @@ Command addRunCommand(CLI::App &app) {
       ->check(positive())
       ->type_name("N");
   addThreadOptions(*command, options->threads);
+  addDeviceOption(*command, options->control.device);
+  command
+      ->add_option("--switch-at", options->switchesText,
+                   "Go on with another plan after so many tokens, as 32:fast,64:quality")
+      ->type_name("TOKENS:PLAN,...");
+  command->add_flag("--wait-for-switches", options->waitForSwitches,
+                    "Generate nothing while a plan is staged: the same tokens in every run");
+  command
+      ->add_option("--budget-schedule", options->budgetSchedule,
+                   "Lines of a time of day and bytes of device memory, as 08:30 24GiB; the run "
+                   "begins at midnight")
+      ->type_name("FILE");
+  command->add_option("--day-scale", options->dayScale, "Seconds of the schedule that pass in one")
+      ->capture_default_str()
+      ->check(positive())
+      ->type_name("X");
+  addBandwidthShareOption(*command, options->control.bandwidthShare);
+  addCanaryOptions(*command, options->control);
   command->add_option("--temperature", sampling.temperature, "0 is greedy")
       ->capture_default_str()
       ->check(notNegative())

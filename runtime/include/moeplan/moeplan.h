@@ -10,8 +10,9 @@
  * call. Pointers given out without a matching free function are borrowed, and each says for how long.
  *
  * Threads. A `moeplan_artifact` is immutable once open and may be used from any number of threads.
- * A `moeplan_session` or `moeplan_sampler` may be used by one thread at a time. Different objects
- * are independent. There is no global state.
+ * A `moeplan_session` or `moeplan_sampler` may be used by one thread at a time; functions that may be
+ * called by others besides say so. A `moeplan_runtime` may be used from any number of threads.
+ * Different objects are independent. There is no global state.
  *
  * Trust. An artifact holds machine code: opening one reads it only, creating a session runs it.
  * Create sessions only from artifacts of a source you trust.
@@ -45,8 +46,9 @@ typedef enum moeplan_code {
   MOEPLAN_UNSUPPORTED = 4,        /* a newer format, or no kernels for this CPU */
   MOEPLAN_RESOURCE_EXHAUSTED = 5, /* memory, or the KV cache is full */
   MOEPLAN_IO_ERROR = 6,
-  MOEPLAN_CANCELLED = 7,          /* a callback asked to stop */
-  MOEPLAN_INTERNAL = 8
+  MOEPLAN_CANCELLED = 7,          /* a callback asked to stop, or a later request took its place */
+  MOEPLAN_INTERNAL = 8,
+  MOEPLAN_QUARANTINED = 9         /* a plan that the canary found wrong, see moeplan_runtime_verify_plan */
 } moeplan_code;
 
 /* MOEPLAN_OK for NULL. */
@@ -127,14 +129,125 @@ MOEPLAN_EXPORT moeplan_status *moeplan_text_decoder_finish(moeplan_text_decoder 
                                                            const char **text, size_t *bytes);
 MOEPLAN_EXPORT void moeplan_text_decoder_free(moeplan_text_decoder *decoder);
 
+/* ---- runtime ------------------------------------------------------------------------------- */
+
+/* A device with the weights that are on it, and a thread that controls which plan each of its sessions
+ * runs: it stages weights, keeps to a budget of device memory and checks plans with a canary. The thread
+ * begins when it is first needed. It borrows the artifact. */
+typedef struct moeplan_runtime moeplan_runtime;
+typedef struct moeplan_session moeplan_session;
+
+typedef enum moeplan_event_kind {
+  MOEPLAN_EVENT_STAGING = 0,     /* a switch begins; bytes: what it has to bring in */
+  MOEPLAN_EVENT_EVICTED = 1,     /* experts of the plan in use made room; bytes: freed */
+  MOEPLAN_EVENT_FLIPPED = 2,     /* the next token is the new plan's; bytes: brought in so far */
+  MOEPLAN_EVENT_RELEASED = 3,    /* what no plan needs any more is gone; bytes: of it */
+  MOEPLAN_EVENT_COMPLETED = 4,   /* all weights are where the plan keeps them; bytes: brought in */
+  MOEPLAN_EVENT_FAILED = 5,      /* a switch ended with an error; the plan in use stays */
+  MOEPLAN_EVENT_SUPERSEDED = 6,  /* a switch gave way to a later request */
+  MOEPLAN_EVENT_BUDGET = 7,      /* a budget was set or asked for again; plan: what it allows */
+  MOEPLAN_EVENT_CANARY = 8,      /* a check passed */
+  MOEPLAN_EVENT_QUARANTINED = 9, /* a check failed: the plan will not be chosen */
+  MOEPLAN_EVENT_VERIFIED = 10,   /* a plan that was quarantined may be chosen again */
+  MOEPLAN_EVENT_ROLLED_BACK = 11 /* a better plan takes the place of one that failed its check */
+} moeplan_event_kind;
+
+/* "staging", "flipped", ...: static; "unknown" for others. */
+MOEPLAN_EXPORT const char *moeplan_event_name(moeplan_event_kind kind);
+
+/* Strings and the struct itself live during the callback. Fields that a kind does not state are 0 or
+ * NULL. */
+typedef struct moeplan_event {
+  size_t struct_size;
+  moeplan_event_kind kind;
+  const moeplan_session *session;
+  const char *from_plan;       /* in use when the switch began */
+  const char *plan;            /* what the event is about */
+  uint64_t bytes;
+  double seconds;              /* since the switch or the check began */
+  uint32_t position;           /* tokens in the KV cache when the plans were exchanged */
+  double perplexity_increase;  /* of a check: over the reference, as a fraction */
+  double divergence;           /* of a check: Kullback-Leibler, nats per token */
+  const char *reason;
+} moeplan_event;
+
+/* Called by any thread, by one at a time. Must not call functions of the runtime or its sessions. */
+typedef void (*moeplan_event_fn)(void *user_data, const moeplan_event *event);
+
+typedef struct moeplan_runtime_options {
+  size_t struct_size;     /* set by moeplan_runtime_options_init */
+  /* "cpu", or "emu" for CPU kernels behind a memory of their own, as
+   * "emu:device_memory=24GiB,copy=25GB/s,latency=10us". NULL: cpu. */
+  const char *device;
+  moeplan_event_fn on_event; /* NULL: none */
+  void *user_data;           /* of on_event */
+  /* Those of the artifact's policy where they are negative, or else 0.5, 0.05 and 10. */
+  double bandwidth_share; /* of the time that staging may use the link or the memory: (0, 1] */
+  double hysteresis;      /* share of the budget that a better plan must leave free: [0, 1) */
+  double min_seconds;     /* between two switches that a budget causes */
+} moeplan_runtime_options;
+
+MOEPLAN_EXPORT void moeplan_runtime_options_init(moeplan_runtime_options *options);
+
+/* Loads the artifact's kernels for this machine. `options` may be NULL. */
+MOEPLAN_EXPORT moeplan_status *moeplan_runtime_create(const moeplan_artifact *artifact,
+                                                      const moeplan_runtime_options *options,
+                                                      moeplan_runtime **out);
+/* Sessions may outlive it: it ends with the last of them. */
+MOEPLAN_EXPORT void moeplan_runtime_free(moeplan_runtime *runtime);
+
+/* The bytes of device memory (where the device has none of its own, of the host's) that weights, KV
+ * caches, arenas and buffers may take together from now on. The best plan that fits, by what the
+ * artifact's first plan prefers, becomes that of every session: at once where the one in use no longer
+ * fits, and with the hysteresis of the options where it is better. Returns before the switches are done.
+ * Errors: MOEPLAN_RESOURCE_EXHAUSTED where no plan fits; the budget is then as before. */
+MOEPLAN_EXPORT moeplan_status *moeplan_runtime_set_device_budget(moeplan_runtime *runtime,
+                                                                 uint64_t bytes);
+
+/* Limits on what a check may find; negative: none. */
+typedef struct moeplan_canary_options {
+  size_t struct_size;              /* set by moeplan_canary_options_init */
+  double max_perplexity_increase;  /* over the reference, as a fraction */
+  double max_divergence;           /* of the plan from the reference, nats per token */
+  uint64_t every_tokens;           /* generated in a session between two checks; 0: after switches only */
+} moeplan_canary_options;
+MOEPLAN_EXPORT void moeplan_canary_options_init(moeplan_canary_options *options);
+
+/* Checks plans on `tokens` (2 .. max_context of them) instead of on the artifact's own canary. Their
+ * reference is the artifact's best plan, which runs over them once before this returns. `options` may
+ * be NULL. */
+MOEPLAN_EXPORT moeplan_status *
+moeplan_runtime_set_canary(moeplan_runtime *runtime, const int32_t *tokens, size_t count,
+                           const moeplan_canary_options *options);
+
+/* Reads all weights of a plan and compares their checksums; those on the device are copied again where
+ * they are damaged. Lets a plan that was quarantined be chosen again. Errors: MOEPLAN_CORRUPT. */
+MOEPLAN_EXPORT moeplan_status *moeplan_runtime_verify_plan(moeplan_runtime *runtime,
+                                                           const char *plan);
+
+/* Since the runtime was created. */
+typedef struct moeplan_memory_counters {
+  uint64_t device_budget;  /* UINT64_MAX: none */
+  uint64_t device_bytes;   /* in use */
+  uint64_t staged_bytes;   /* weights brought into a memory where they were not */
+  uint64_t released_bytes; /* given up when no plan needed them any more */
+  uint64_t evicted_bytes;  /* given up while a plan needed them */
+  uint64_t hits;           /* routed experts found in a cache slot */
+  uint64_t misses;         /* routed experts that were not on the device */
+  uint64_t miss_bytes;     /* that passed the link for them */
+  double copy_bandwidth;   /* of the link, bytes per second; 0: no link */
+} moeplan_memory_counters;
+MOEPLAN_EXPORT moeplan_memory_counters
+moeplan_runtime_memory_counters(const moeplan_runtime *runtime);
+
 /* ---- session ------------------------------------------------------------------------------- */
 
-/* A KV cache, a position in it, and a plan. It borrows the artifact. */
-typedef struct moeplan_session moeplan_session;
+/* A session is a KV cache, a position in it, and a plan. It borrows the artifact. */
 
 typedef struct moeplan_session_options {
   size_t struct_size;      /* sizeof(moeplan_session_options), set by moeplan_session_options_init */
-  const char *plan;        /* NULL: the artifact's first */
+  /* NULL: the artifact's first, or where the device has a budget the best that fits. */
+  const char *plan;
   uint32_t context_length; /* positions of the KV cache; 0: min(max_context, 4096) */
   uint32_t threads;        /* 0: one per physical core available to the process */
   /* Binds each thread to a CPU of its own among those the creating thread may run on: one of every
@@ -143,6 +256,7 @@ typedef struct moeplan_session_options {
    * returns, which costs three system calls. Two sessions choose the same CPUs. Creating the session
    * fails with MOEPLAN_UNSUPPORTED where there are fewer CPUs than threads or the system refuses. */
   bool pin_threads;
+  moeplan_runtime *runtime; /* of the same artifact; NULL: one of its own, on the CPU */
 } moeplan_session_options;
 
 MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);
@@ -177,6 +291,24 @@ MOEPLAN_EXPORT const char *moeplan_session_target_cpu(const moeplan_session *ses
 MOEPLAN_EXPORT const char *moeplan_session_plan_name(const moeplan_session *session);
 /* Forgets the sequence: position 0. */
 MOEPLAN_EXPORT void moeplan_session_reset(moeplan_session *session);
+
+typedef struct moeplan_switch_options {
+  size_t struct_size; /* set by moeplan_switch_options_init */
+  /* Return when the session has changed its plan, or with the reason why it has not. Not from within a
+   * callback, and not while another thread is in moeplan_session_append() that waits for this one. */
+  bool wait;
+} moeplan_switch_options;
+MOEPLAN_EXPORT void moeplan_switch_options_init(moeplan_switch_options *options);
+
+/* Lets the session go on with another plan, from between two tokens on, as soon as the weights that it
+ * lacks are there. Until then the session runs as before; the KV cache stays. Of several requests the
+ * last one counts. Where anything fails, the plan in use stays. May be called by any thread. `options`
+ * may be NULL. Errors: MOEPLAN_NOT_FOUND, MOEPLAN_UNSUPPORTED where the device cannot run the plan,
+ * MOEPLAN_RESOURCE_EXHAUSTED where it does not fit the budget by itself, MOEPLAN_QUARANTINED; with
+ * `wait` besides what stopped it, and MOEPLAN_CANCELLED where a later request took its place. */
+MOEPLAN_EXPORT moeplan_status *moeplan_session_switch_plan(moeplan_session *session,
+                                                           const char *plan,
+                                                           const moeplan_switch_options *options);
 
 /* ---- sampling ------------------------------------------------------------------------------ */
 

@@ -1,0 +1,21 @@
+// Which plan is better than which.
+#pragma once
+
+#include "moeplan_generated.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace moeplan {
+
+/// The plans of an artifact from the best to the worst by what its first plan prefers: quality
+/// where that says nothing. Quality is the measured perplexity where every plan has a canary, else
+/// the predicted one where every plan has a prediction, else the bits of the experts' weights.
+/// Throughput is the predicted one, or else the fewest bytes per token. Among equals the other one
+/// decides, then the order in the artifact.
+std::vector<const fb::Plan *> rankPlans(const fb::Artifact &artifact);
+
+/// The same by quality alone.
+std::vector<const fb::Plan *> rankPlansByQuality(const fb::Artifact &artifact);
+
+} // namespace moeplan
