@@ -109,9 +109,16 @@ moeplan_memory_counters moeplan_runtime_memory_counters(const moeplan_runtime *r
     return {};
   Backend &backend = runtime->runtime->backend();
   const ResidencyCounters &counters = backend.residency().counters();
-  return {backend.device().budget(), backend.device().used(), counters.stagedBytes,
-          counters.releasedBytes,    counters.evictedBytes,   counters.hits,
-          counters.misses,           counters.missBytes,      backend.device().copyBandwidth()};
+  return {backend.device().budget(),
+          backend.device().used(),
+          counters.stagedBytes,
+          counters.copiedBytes,
+          counters.releasedBytes,
+          counters.evictedBytes,
+          counters.hits,
+          counters.misses,
+          counters.missBytes,
+          backend.device().copyBandwidth()};
 }
 
 } // extern "C"

@@ -162,6 +162,8 @@ void Switcher::flip(std::unique_ptr<LoadedPlan> next) {
     position_ = session_.position();
   });
   tell(MOEPLAN_EVENT_FLIPPED, stagedBytes());
+  if (deferred_.empty())
+    previous->giveUpGently();
   previous.reset();
   tell(MOEPLAN_EVENT_RELEASED, residency_.counters().releasedBytes - released);
 }

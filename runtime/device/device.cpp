@@ -58,19 +58,28 @@ Result<DeviceMemory> Device::allocate(uint64_t bytes, const char *purpose) {
   return memory;
 }
 
+Result<DeviceMemory> Device::allocateForWeights(uint64_t bytes) {
+  MOEPLAN_ASSIGN(DeviceMemory memory, count(bytes, "weights"));
+  MOEPLAN_ASSIGN(memory.block_, pool_.allocate(bytes, "weights"));
+  return memory;
+}
+
 DeviceMemory::~DeviceMemory() {
+  if (block_)
+    device_->pool_.release(block_, bytes_);
   if (device_)
     device_->used_ -= bytes_;
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory &&other) noexcept
     : device_(std::exchange(other.device_, nullptr)), bytes_(std::exchange(other.bytes_, 0)),
-      memory_(std::move(other.memory_)) {}
+      memory_(std::move(other.memory_)), block_(std::exchange(other.block_, nullptr)) {}
 
 DeviceMemory &DeviceMemory::operator=(DeviceMemory &&other) noexcept {
   std::swap(device_, other.device_);
   std::swap(bytes_, other.bytes_);
   std::swap(memory_, other.memory_);
+  std::swap(block_, other.block_);
   return *this;
 }
 

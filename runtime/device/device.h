@@ -3,6 +3,7 @@
 #pragma once
 
 #include "runtime/device/memory.h"
+#include "runtime/device/memory_pool.h"
 #include "runtime/support/status.h"
 
 #include <atomic>
@@ -29,7 +30,7 @@ public:
   DeviceMemory &operator=(DeviceMemory &&other) noexcept;
 
   /// Null where only bytes are counted.
-  std::byte *data() const { return memory_.data(); }
+  std::byte *data() const { return block_ ? block_ : memory_.data(); }
   uint64_t bytes() const { return bytes_; }
 
 private:
@@ -39,6 +40,7 @@ private:
   Device *device_ = nullptr;
   uint64_t bytes_ = 0;
   HostMemory memory_;
+  std::byte *block_ = nullptr; ///< of the device's pool
 };
 
 /// May be used from any number of threads.
@@ -80,6 +82,8 @@ public:
   /// Zeroed memory that is counted. Errors: MOEPLAN_RESOURCE_EXHAUSTED beyond the budget or the
   /// machine's memory, naming `purpose`.
   Result<DeviceMemory> allocate(uint64_t bytes, const char *purpose);
+  /// The same for weights: what is in it is undefined, and it comes from a pool.
+  Result<DeviceMemory> allocateForWeights(uint64_t bytes);
   /// Counts memory that is there already: weights that are mapped.
   Result<DeviceMemory> count(uint64_t bytes, const char *purpose);
 
@@ -88,6 +92,7 @@ private:
 
   std::atomic<uint64_t> budget_{kNoBudget}, used_{0};
   std::mutex mutex_; ///< held while memory is counted
+  MemoryPool pool_;
 };
 
 } // namespace moeplan

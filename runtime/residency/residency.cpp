@@ -105,13 +105,15 @@ Result<DeviceMemory> Residency::bringIn(Held held, const Staging &staging) {
     return unsupported(std::string("the ") + device_.name() + " device has no memory of its own");
   DeviceMemory memory;
   if (onDevice) {
-    MOEPLAN_ASSIGN(memory, device_.allocate(bytes, "weights"));
+    MOEPLAN_ASSIGN(memory, device_.allocateForWeights(bytes));
   } else if (counts(held.memory)) {
     MOEPLAN_ASSIGN(memory, device_.count(bytes, "weights"));
   }
   if (onDevice || !staging.onDemand)
     MOEPLAN_TRY(copyParts(held.segment, memory.data(), staging));
   counters_.stagedBytes += bytes;
+  if (onDevice)
+    counters_.copiedBytes += bytes;
   if (onDevice && !isHeld({held.segment, fb::Residency::host}))
     artifact_.release(held.segment);
   return memory;
@@ -189,6 +191,17 @@ void Lease::release(Held held) {
     return;
   held_.erase(at);
   residency_->release(held);
+}
+
+void Lease::releaseGently() {
+  constexpr std::chrono::microseconds kPause(200);
+  while (!held_.empty()) {
+    const Held held = held_.back();
+    held_.pop_back();
+    residency_->release(held);
+    if (held.memory == fb::Residency::host && !residency_->isHeld(held))
+      std::this_thread::sleep_for(kPause);
+  }
 }
 
 bool Lease::has(Held held) const { return std::binary_search(held_.begin(), held_.end(), held); }

@@ -29,6 +29,7 @@ struct Staging {
 /// What has been moved since the beginning.
 struct ResidencyCounters {
   std::atomic<uint64_t> stagedBytes{0};   ///< brought into a memory where they were not
+  std::atomic<uint64_t> copiedBytes{0};   ///< of these over the link to the device
   std::atomic<uint64_t> releasedBytes{0}; ///< given up, because nobody needed them any more
   std::atomic<uint64_t> evictedBytes{0};  ///< given up while a plan needed them
   std::atomic<uint64_t> hits{0};          ///< routed experts found in a cache slot
@@ -106,6 +107,9 @@ public:
   bool adopt(Held held);
   /// Gives one reference back; nothing where it has none.
   void release(Held held);
+  /// Gives all back, with a pause behind each where that unmaps pages: it interrupts every thread
+  /// of the process.
+  void releaseGently();
   bool has(Held held) const;
 
 private:

@@ -1,5 +1,9 @@
 #include "runtime/session/boundary.h"
 
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
 namespace moeplan {
 
 void Boundary::runWaiting() {
@@ -7,10 +11,9 @@ void Boundary::runWaiting() {
     return;
   for (Waiting *waiting : waiting_) {
     (*waiting->action)();
-    waiting->done = true;
+    waiting->done.store(true, std::memory_order_release);
   }
   waiting_.clear();
-  ran_.notify_all();
 }
 
 void Boundary::enter() {
@@ -26,14 +29,20 @@ void Boundary::leave() {
 }
 
 void Boundary::run(const std::function<void()> &action) {
-  std::unique_lock lock(mutex_);
-  if (!stepping_) {
-    action();
-    return;
-  }
   Waiting waiting{&action};
-  waiting_.push_back(&waiting);
-  ran_.wait(lock, [&] { return waiting.done; });
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stepping_) {
+      action();
+      return;
+    }
+    waiting_.push_back(&waiting);
+  }
+  // To be woken would cost the session a system call, between two tokens of all places.
+  constexpr std::chrono::microseconds kFirst(20), kLongest(1000);
+  for (auto pause = kFirst; !waiting.done.load(std::memory_order_acquire);
+       pause = std::min(2 * pause, kLongest))
+    std::this_thread::sleep_for(pause);
 }
 
 } // namespace moeplan

@@ -1,7 +1,7 @@
 // The pause between two steps of a session, for others to act in.
 #pragma once
 
-#include <condition_variable>
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <vector>
@@ -30,7 +30,7 @@ public:
 private:
   struct Waiting {
     const std::function<void()> *action;
-    bool done = false;
+    std::atomic<bool> done{false};
   };
 
   void enter();
@@ -38,7 +38,6 @@ private:
   void runWaiting();
 
   std::mutex mutex_;
-  std::condition_variable ran_;
   bool stepping_ = false;
   std::vector<Waiting *> waiting_;
 };

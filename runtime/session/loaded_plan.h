@@ -58,6 +58,8 @@ public:
   /// Brings them in again, at any time; then putBack() makes the plan use them, between two runs.
   Status bringBack(uint32_t expert, const Staging &staging);
   void putBack(uint32_t expert);
+  /// Gives up all weights, without haste; the plan cannot run any more.
+  void giveUpGently() { lease_.releaseGently(); }
   /// Experts that are not where the plan keeps them.
   const std::set<uint32_t> &away() const { return away_; }
 

@@ -1,6 +1,7 @@
 #include "runtime/tools/bench_measure.h"
 
 #include "runtime/support/progress.h"
+#include "runtime/tools/control.h"
 
 #include <algorithm>
 #include <random>
@@ -192,7 +193,9 @@ Spread measureFirstToken(const BenchOptions &options, uint32_t contextLength) {
   for (uint32_t repetition = 0; repetition < firstTokenRepetitions; ++repetition) {
     const auto start = Clock::now();
     const auto artifact = openArtifact(options.artifact);
-    const auto session = createSession(*artifact, options.plan, contextLength, options.threads);
+    Control control(*artifact, {.device = options.device}, {});
+    const auto session =
+        createSession(*artifact, options.plan, contextLength, options.threads, &control.runtime());
     const int32_t token = 0;
     check(moeplan_session_append(session.get(), &token, 1, 1));
     seconds.push_back(secondsSince(start));
@@ -234,7 +237,9 @@ Measurement measureBench(const BenchOptions &options) {
                   " is no multiple of --batch " + std::to_string(options.batch));
   const auto contextLength = static_cast<uint32_t>(positions);
   const auto artifact = openArtifact(options.artifact);
-  const auto session = createSession(*artifact, options.plan, contextLength, options.threads);
+  Control control(*artifact, {.device = options.device}, {});
+  const auto session =
+      createSession(*artifact, options.plan, contextLength, options.threads, &control.runtime());
   Measurement result;
   result.syntheticSeed = syntheticSeed(*artifact);
   result.plan = moeplan_session_plan_name(session.get());

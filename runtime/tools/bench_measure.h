@@ -15,6 +15,7 @@ namespace moeplan::tools {
 struct BenchOptions {
   std::string artifact;
   std::string plan;
+  std::string device = "cpu";
   uint32_t promptTokens = 512;
   uint32_t genTokens = 128; ///< a multiple of `batch`
   uint32_t batch = 1;       ///< tokens of a decode step

@@ -14,11 +14,11 @@ namespace moeplan::tools {
 
 struct ControlOptions {
   std::string device = "cpu";
-  std::optional<double> bandwidthShare;
-  std::string canary; ///< a text; empty: the artifact's
-  std::optional<uint64_t> canaryEvery;
-  std::optional<double> maxPerplexityIncrease; ///< a fraction
-  std::optional<double> maxDivergence;
+  std::optional<double> bandwidthShare = std::nullopt;
+  std::string canary = {}; ///< a text; empty: the artifact's
+  std::optional<uint64_t> canaryEvery = std::nullopt;
+  std::optional<double> maxPerplexityIncrease = std::nullopt; ///< a fraction
+  std::optional<double> maxDivergence = std::nullopt;
 };
 
 /// `--device`.

@@ -230,6 +230,7 @@ typedef struct moeplan_memory_counters {
   uint64_t device_budget;  /* UINT64_MAX: none */
   uint64_t device_bytes;   /* in use */
   uint64_t staged_bytes;   /* weights brought into a memory where they were not */
+  uint64_t copied_bytes;   /* of these over the link to the device */
   uint64_t released_bytes; /* given up when no plan needed them any more */
   uint64_t evicted_bytes;  /* given up while a plan needed them */
   uint64_t hits;           /* routed experts found in a cache slot */
