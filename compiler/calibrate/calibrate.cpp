@@ -6,6 +6,7 @@
 #include "compiler/calibrate/weight_quantizer.h"
 #include "compiler/driver/compile.h"
 #include "compiler/import/digest.h"
+#include "compiler/pack/temporary_file.h"
 #include "compiler/policy/policy.h"
 #include "compiler/quantize/convert.h"
 #include "formats.h"
@@ -34,29 +35,17 @@ constexpr uint64_t kPanelsForPrediction = 64;
 
 Error toError(Status status) { return createStringError(std::move(status).message()); }
 
-/// A file beside the output that goes away with this object, also on a signal.
-class TemporaryOutput {
-public:
-  TemporaryOutput(StringRef output, StringRef extension)
-      : path_((output + ".tmp-" + Twine(sys::Process::getProcessId()) + extension).str()) {
-    sys::RemoveFileOnSignal(path_);
-  }
-  ~TemporaryOutput() {
-    sys::fs::remove(path_);
-    sys::DontRemoveFileOnSignal(path_);
-  }
-  TemporaryOutput(const TemporaryOutput &) = delete;
-  const std::string &path() const { return path_; }
-
-private:
-  std::string path_;
-};
+/// Beside the output.
+std::string temporaryPath(StringRef output, StringRef extension) {
+  return (output + ".tmp-" + Twine(sys::Process::getProcessId()) + extension).str();
+}
 
 class Calibrator {
 public:
   explicit Calibrator(const CalibrateOptions &options)
-      : options(options), artifactFile(options.output, ".moeplan"),
-        momentsFile(options.output, ".moments"), pool(hardware_concurrency(options.threads)) {}
+      : options(options), artifactFile(temporaryPath(options.output, ".moeplan")),
+        momentsFile(temporaryPath(options.output, ".moments")),
+        pool(hardware_concurrency(options.threads)) {}
 
   Expected<CalibrateReport> run() {
     if (Error error = openInputs())
@@ -439,7 +428,7 @@ private:
   const CalibrateOptions &options;
   CalibrateReport report;
   StatisticsHead head;
-  TemporaryOutput artifactFile, momentsFile;
+  TemporaryFile artifactFile, momentsFile;
   DefaultThreadPool pool;
   const FormatInfo &probeFormat = *findFormat(std::string_view(kProbeFormat));
   std::vector<const FormatInfo *> formats;

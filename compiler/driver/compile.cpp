@@ -1,6 +1,7 @@
 #include "compiler/driver/compile.h"
 
 #include "compiler/codegen/kernel_library.h"
+#include "compiler/driver/canary.h"
 #include "compiler/driver/planning.h"
 #include "compiler/driver/tier_op.h"
 #include "compiler/import/checkpoint.h"
@@ -23,6 +24,7 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
+#include "llvm/Support/Process.h"
 
 #include <optional>
 #include <set>
@@ -181,6 +183,8 @@ private:
     checkpoint = std::move(*opened);
     if (Error error = readStatistics())
       return error;
+    if (Error error = readCanaryText())
+      return error;
     if (!options.dumpPhasesTo.empty())
       if (std::error_code error = sys::fs::create_directories(options.dumpPhasesTo))
         return createStringError(options.dumpPhasesTo + ": " + error.message());
@@ -198,6 +202,41 @@ private:
       return read.takeError();
     statistics = std::move(*read);
     return Error::success();
+  }
+
+  Error readCanaryText() {
+    facts.canary = policy.canary;
+    if (!policy.canary || options.compileTo != Phase::Artifact || options.dryRun)
+      return Error::success();
+    if (checkpoint->syntheticSeed()) {
+      report.canaryLeftOut = true;
+      return Error::success();
+    }
+    auto canary = readCanary(*checkpoint, *policy.canary, options.canaryText);
+    if (!canary)
+      return canary.takeError();
+    facts.canaryFacts = std::move(*canary);
+    return Error::success();
+  }
+
+  /// The model in 16 bits, for the targets of this compilation.
+  Error compileReference(const std::string &path) const {
+    CompileOptions reference;
+    reference.checkpoint = options.checkpoint;
+    reference.output = path;
+    reference.kvFormat = options.kvFormat;
+    for (const CpuTarget &target : targets)
+      reference.targetCpus.push_back(target.cpu);
+    return compile(reference).takeError();
+  }
+
+  /// Fills in what plans and reference make of the canary, once the plans are in a file.
+  Error scoreCanaryOf(const std::string &path) {
+    const std::string reference =
+        options.output + ".tmp-" + std::to_string(sys::Process::getProcessId()) + ".reference";
+    return scoreCanary(
+        path, reference, [&](const std::string &file) { return compileReference(file); },
+        options.threads, *facts.canaryFacts);
   }
 
   /// Makes a placement of every tier, where there is a policy; fills the report and the facts.
@@ -230,7 +269,6 @@ private:
       plans.hasDevice = facts.hasDevice = planning->profile()->device.has_value();
       profileDigest = planning->profileDigest();
     }
-    facts.canary = policy.canary;
     facts.switching = policy.switching;
     for (const Tier &tier : policy.tiers) {
       auto plan = options.paperPlanner && tier.planned
@@ -370,10 +408,15 @@ private:
                           commandLine(),    statistics ? statistics->digest() : "",
                           profileDigest};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
+    CompleteFacts complete;
+    if (facts.canaryFacts)
+      complete = [&](const std::string &path) { return scoreCanaryOf(path); };
     auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, facts, quantizer,
-                              *output, options.progress);
+                              *output, options.progress, complete);
     if (!bytes)
       return bytes.takeError();
+    if (facts.canaryFacts)
+      report.canaryWarnings = canaryWarnings(*policy.canary, *facts.canaryFacts);
     report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());
     report.fileBytes = *bytes;
     report.hasTokenizer = !checkpoint->tokenizer().empty();

@@ -36,6 +36,7 @@ struct CompileOptions {
   /// Formats that expert kernels must read besides those that occur, so that weights can be
   /// swapped.
   std::vector<std::string> alsoFormats;
+  std::string canaryText;              ///< in place of the policy's canary.text, where not empty
   std::string kvFormat;                ///< of the KV cache: f32, bf16 or int8; empty: bf16
   std::string tuning;                  ///< see KernelTuning::parse(); empty: the defaults
   bool tune = false;                   ///< search it on this machine instead
@@ -62,7 +63,9 @@ struct CompileReport {
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
   bool hasTokenizer = true;
-  PlansReport placements; ///< with a policy or in a dry run; else without tiers
+  std::vector<std::string> canaryWarnings; ///< of plans that a runtime will leave
+  bool canaryLeftOut = false; ///< the policy has one, but synthetic weights cannot be run here
+  PlansReport placements;     ///< with a policy or in a dry run; else without tiers
   /// Quantised experts that calibration hardly reached: without their statistics.
   std::vector<std::string> hardlyReached;
 };

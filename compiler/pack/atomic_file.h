@@ -27,6 +27,8 @@ public:
   /// Overwrites bytes that have been written already.
   llvm::Error writeAt(uint64_t offset, llvm::ArrayRef<uint8_t> bytes);
   uint64_t position() const { return position_; }
+  /// Where it is until commit().
+  const std::string &temporaryPath() const { return temporary_; }
 
   /// fsync, rename, fsync of the directory.
   llvm::Error commit();

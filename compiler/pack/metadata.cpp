@@ -38,6 +38,19 @@ fb::Preference preferenceOf(std::optional<Preference> prefer) {
 
 fb::Format formatOf(StringRef name) { return fb::Format(findFormat(std::string_view(name))->id); }
 
+/// Lets a table have all its numbers, whatever they are, so that its size does not depend on them.
+class ForcedDefaults {
+public:
+  explicit ForcedDefaults(flatbuffers::FlatBufferBuilder &builder) : builder_(builder) {
+    builder_.ForceDefaults(true);
+  }
+  ~ForcedDefaults() { builder_.ForceDefaults(false); }
+  ForcedDefaults(const ForcedDefaults &) = delete;
+
+private:
+  flatbuffers::FlatBufferBuilder &builder_;
+};
+
 class MetadataBuilder {
 public:
   explicit MetadataBuilder(const MetadataInput &input) : in(input), module(input.module) {}
@@ -159,7 +172,8 @@ private:
                              Offset<flatbuffers::Vector<const fb::Expert *>> experts,
                              Tables<fb::Program> programs) {
     const auto found = in.facts.plans.find(op.getSymName().str());
-    const PlanFacts facts = found == in.facts.plans.end() ? PlanFacts() : found->second;
+    static const PlanFacts kNone;
+    const PlanFacts &facts = found == in.facts.plans.end() ? kNone : found->second;
     const TierLimits &limits = facts.limits;
     plan::MissAttr miss = op.getMissAttr();
     Offset<fb::Prediction> prediction;
@@ -170,7 +184,20 @@ private:
                           miss ? miss.getCacheSlots() : 0, preferenceOf(facts.prefer),
                           optional(limits.maxPerplexityIncrease),
                           optional(limits.minTokensPerSecond), optional(limits.bitsPerWeight),
-                          optional(limits.deviceMemory), optional(limits.hostMemory), prediction);
+                          optional(limits.deviceMemory), optional(limits.hostMemory), prediction,
+                          buildCanaryScore(op.getSymName()));
+  }
+
+  Offset<fb::CanaryScore> buildCanaryScore(StringRef plan) {
+    if (!in.facts.canaryFacts)
+      return {};
+    const CanaryFacts &facts = *in.facts.canaryFacts;
+    const auto found = facts.scores.find(plan.str());
+    CanaryScore score = found == facts.scores.end() ? CanaryScore() : found->second;
+    score.logLikelihoods.resize(facts.tokens.size() - 1);
+    auto likelihoods = builder.CreateVector(score.logLikelihoods);
+    const ForcedDefaults forced(builder);
+    return fb::CreateCanaryScore(builder, likelihoods, score.digest, score.divergence);
   }
 
   Offset<fb::Prediction> buildPrediction(const PlacementCosts &costs) {
@@ -188,10 +215,22 @@ private:
 
   Offset<fb::Canary> buildCanary() {
     const std::optional<CanaryPolicy> &canary = in.facts.canary;
-    return canary ? fb::CreateCanary(builder, canary->tokens, canary->everyTokens,
-                                     optional(canary->maxPerplexityIncrease),
-                                     optional(canary->maxDivergence))
-                  : Offset<fb::Canary>();
+    if (!canary)
+      return {};
+    const auto maxIncrease = optional(canary->maxPerplexityIncrease);
+    const auto maxDivergence = optional(canary->maxDivergence);
+    if (!in.facts.canaryFacts)
+      return fb::CreateCanary(builder, canary->tokens, canary->everyTokens, maxIncrease,
+                              maxDivergence);
+    const CanaryFacts &facts = *in.facts.canaryFacts;
+    auto tokens = builder.CreateVector(facts.tokens);
+    auto likelihoods = builder.CreateVector(facts.reference.logLikelihoods);
+    auto topTokens = builder.CreateVector(facts.reference.tokens);
+    auto topProbabilities = builder.CreateVector(facts.reference.logProbabilities);
+    const ForcedDefaults forced(builder);
+    return fb::CreateCanary(builder, canary->tokens, canary->everyTokens, maxIncrease,
+                            maxDivergence, tokens, facts.library, likelihoods, facts.reference.top,
+                            topTokens, topProbabilities);
   }
 
   Offset<fb::Switching> buildSwitching() {

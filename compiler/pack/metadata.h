@@ -4,6 +4,7 @@
 #include "compiler/codegen/kernel_library.h"
 #include "compiler/planner/placement.h"
 #include "compiler/policy/policy.h"
+#include "runtime/session/canary_score.h"
 
 #include "mlir/IR/BuiltinOps.h"
 
@@ -32,12 +33,22 @@ struct PlanFacts {
   std::optional<PlacementCosts> costs; ///< absent: the placement was not planned
 };
 
+/// Tokens, and what the plans and the 16-bit model make of them. The vectors have their sizes
+/// before they are filled in.
+struct CanaryFacts {
+  std::vector<int32_t> tokens; ///< n + 1
+  uint32_t library = 0;        ///< whose kernels it was computed with
+  CanaryReferenceData reference;
+  std::map<std::string, CanaryScore> scores; ///< by plan; absent: zeros
+};
+
 /// What the policy says that the IR does not: a runtime reads it to choose and to guard plans.
 struct PolicyFacts {
   std::map<std::string, PlanFacts> plans; ///< by name; a plan may lack them
   uint32_t context = 0, batch = 0;        ///< that the costs were predicted for
   bool hasDevice = false;                 ///< the costs have those of a device
   std::optional<CanaryPolicy> canary;
+  std::optional<CanaryFacts> canaryFacts; ///< absent: the canary has no text
   std::optional<SwitchPolicy> switching;
 };
 

@@ -41,9 +41,9 @@ class Packer {
 public:
   Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
          const Provenance &provenance, const PolicyFacts &facts, WeightQuantizer &quantizer,
-         const PackProgress &progress)
+         const PackProgress &progress, const CompleteFacts &complete)
       : module(module), checkpoint(checkpoint), libraries(libraries), provenance(provenance),
-        facts(facts), quantizer(quantizer), progress(progress),
+        facts(facts), quantizer(quantizer), progress(progress), complete(complete),
         weights(to_vector(module.getOps<plan::SegmentOp>())), kernels(collectKernels(module)) {}
 
   Expected<uint64_t> run(AtomicFile &file) {
@@ -58,6 +58,12 @@ public:
       return error;
     if (Error error = writeHead(file, base, metadataBytes))
       return error;
+    if (complete) {
+      if (Error error = complete(file.temporaryPath()))
+        return error;
+      if (Error error = writeHead(file, base, metadataBytes))
+        return error;
+    }
     const uint64_t fileBytes = file.position();
     if (Error error = file.commit())
       return error;
@@ -211,6 +217,7 @@ private:
   const PolicyFacts &facts;
   WeightQuantizer &quantizer;
   const PackProgress &progress;
+  const CompleteFacts &complete;
   SmallVector<plan::SegmentOp> weights;
   std::vector<KernelSpec> kernels;
   std::vector<PackedSegment> packed;
@@ -220,10 +227,10 @@ private:
 
 } // namespace
 
-Expected<uint64_t>
-moeplan::compiler::packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
-                                ArrayRef<KernelLibrary> libraries, const Provenance &provenance,
-                                const PolicyFacts &facts, WeightQuantizer &quantizer,
-                                AtomicFile &file, const PackProgress &progress) {
-  return Packer(module, checkpoint, libraries, provenance, facts, quantizer, progress).run(file);
+Expected<uint64_t> moeplan::compiler::packArtifact(
+    mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
+    const Provenance &provenance, const PolicyFacts &facts, WeightQuantizer &quantizer,
+    AtomicFile &file, const PackProgress &progress, const CompleteFacts &complete) {
+  return Packer(module, checkpoint, libraries, provenance, facts, quantizer, progress, complete)
+      .run(file);
 }

@@ -73,13 +73,8 @@ private:
                            "unknown architecture '" + name + "' (as 'sm_80', 'sm_90a')");
       }
     }
-    if (Error error = toml.read(root, "profile", policy.profile))
+    if (Error error = readPath(root, "profile", policy.profile))
       return error;
-    if (!policy.profile.empty() && !sys::path::is_absolute(policy.profile)) {
-      SmallString<128> path(sys::path::parent_path(origin));
-      sys::path::append(path, policy.profile);
-      policy.profile = std::string(path);
-    }
     uint64_t context = policy.context, batch = policy.batch;
     if (Error error = toml.readInteger(root, "context", 1, 1u << 30, context))
       return error;
@@ -97,8 +92,10 @@ private:
     if (!table || !*table)
       return table.takeError();
     CanaryPolicy &canary = policy.canary.emplace();
-    if (Error error = toml.checkKeys(
-            **table, {"tokens", "every_tokens", "max_perplexity_increase", "max_divergence"}))
+    if (Error error = toml.checkKeys(**table, {"text", "tokens", "every_tokens",
+                                               "max_perplexity_increase", "max_divergence"}))
+      return error;
+    if (Error error = readPath(**table, "text", canary.text))
       return error;
     uint64_t tokens = canary.tokens;
     if (Error error = toml.readInteger(**table, "tokens", 1, 1u << 20, tokens))
@@ -111,6 +108,18 @@ private:
             toml.readFraction(**table, "max_perplexity_increase", canary.maxPerplexityIncrease))
       return error;
     return toml.readNumber(**table, "max_divergence", kPositive, canary.maxDivergence);
+  }
+
+  /// The path of a file, as it is to be opened: the policy has it from its own folder.
+  Error readPath(const toml::table &table, StringRef key, std::string &out) {
+    if (Error error = toml.read(table, key, out))
+      return error;
+    if (!out.empty() && !sys::path::is_absolute(out)) {
+      SmallString<128> path(sys::path::parent_path(origin));
+      sys::path::append(path, out);
+      out = std::string(path);
+    }
+    return Error::success();
   }
 
   Error readSwitch(const toml::table &root, Policy &policy) {

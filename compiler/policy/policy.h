@@ -44,7 +44,8 @@ struct Tier {
 
 /// When a running plan is compared with what was compiled, and how far it may be off.
 struct CanaryPolicy {
-  uint32_t tokens = 256;    ///< of held-out text
+  std::string text;         ///< path as it is to be opened, of held-out text; empty: none
+  uint32_t tokens = 256;    ///< of it
   uint64_t everyTokens = 0; ///< generated between two checks; 0: after a switch only
   std::optional<double> maxPerplexityIncrease; ///< over 16 bits, as a fraction
   std::optional<double> maxDivergence;         ///< Kullback-Leibler, nats per token

@@ -3,11 +3,13 @@
 #include "formats.h"
 #include "kv_formats.h"
 #include "runtime/device/cpu_features.h"
+#include "runtime/support/likelihood.h"
 
 #include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 namespace moeplan {
 
@@ -145,10 +147,29 @@ Json describeLimits(const fb::Plan &plan) {
 Json describeCanary(const fb::Canary *canary) {
   if (!canary)
     return {};
+  const auto *ids = canary->token_ids();
   return {{"tokens", canary->tokens()},
           {"every_tokens", canary->every_tokens()},
           {"max_perplexity_increase", orNull(canary->max_perplexity_increase())},
-          {"max_divergence", orNull(canary->max_divergence())}};
+          {"max_divergence", orNull(canary->max_divergence())},
+          {"predicted_tokens", ids ? Json(ids->size() - 1) : Json()}};
+}
+
+/// What a plan made of the canary when it was compiled.
+Json describeCanaryScore(const fb::Artifact &artifact, const fb::CanaryScore *score) {
+  if (!score)
+    return {};
+  auto span = [](const flatbuffers::Vector<float> &values) {
+    return std::span(values.data(), values.size());
+  };
+  char digest[17];
+  std::snprintf(digest, sizeof digest, "%016llx",
+                static_cast<unsigned long long>(score->logits_digest()));
+  return {{"perplexity_increase",
+           perplexityIncrease(span(*artifact.canary()->reference_log_likelihoods()),
+                              span(*score->log_likelihoods()))},
+          {"divergence", score->divergence()},
+          {"logits_digest", digest}};
 }
 
 Json describeSwitching(const fb::Switching *switching) {
@@ -178,6 +199,7 @@ Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
           {"prefer", fb::EnumNamePreference(plan.prefer())},
           {"limits", describeLimits(plan)},
           {"prediction", describePrediction(plan.prediction())},
+          {"canary", describeCanaryScore(artifact, plan.canary())},
           {"programs", programs}};
 }
 

@@ -61,6 +61,69 @@ Status checkPrediction(const fb::Prediction &prediction) {
   return checkMemory(prediction.host()).withContext("host");
 }
 
+/// Likelihoods, of which `what` has `count`; rounding may put them a little above 1.
+Status checkLikelihoods(const char *what, const flatbuffers::Vector<float> *values, size_t count) {
+  constexpr float kMost = 1e-3f;
+  if (!values || values->size() != count)
+    return corrupt(std::string(what) + " has " + std::to_string(values ? values->size() : 0) +
+                   " numbers, " + std::to_string(count) + " expected");
+  for (float value : *values)
+    MOEPLAN_TRY(checkNumber(what, value, value <= kMost));
+  return {};
+}
+
+/// The text of a canary and what the reference makes of it.
+Status checkCanaryText(const fb::Artifact &artifact, const fb::Canary &canary) {
+  const fb::Model &model = *artifact.model();
+  const auto &ids = *canary.token_ids();
+  if (ids.size() < 2 || ids.size() > model.max_position_embeddings())
+    return corrupt("token_ids has " + std::to_string(ids.size()) + " ids");
+  for (int32_t id : ids)
+    if (id < 0 || static_cast<uint32_t>(id) >= model.vocab_size())
+      return corrupt("token id " + std::to_string(id));
+  if (canary.library() >= artifact.libraries()->size())
+    return corrupt("no such kernel library");
+  const size_t predicted = ids.size() - 1, top = canary.reference_top();
+  if (top == 0 || top > model.vocab_size())
+    return corrupt("reference_top is " + std::to_string(top));
+  MOEPLAN_TRY(
+      checkLikelihoods("reference_log_likelihoods", canary.reference_log_likelihoods(), predicted));
+  MOEPLAN_TRY(checkLikelihoods("reference_log_probabilities", canary.reference_log_probabilities(),
+                               predicted * top));
+  const auto *tokens = canary.reference_tokens();
+  if (!tokens || tokens->size() != predicted * top)
+    return corrupt("reference_tokens has the wrong size");
+  for (uint32_t id : *tokens)
+    if (id >= model.vocab_size())
+      return corrupt("token id " + std::to_string(id));
+  return {};
+}
+
+Status checkCanary(const fb::Artifact &artifact, const fb::Canary &canary) {
+  if (canary.tokens() == 0)
+    return corrupt("no tokens");
+  MOEPLAN_TRY(checkFraction("max_perplexity_increase", canary.max_perplexity_increase()));
+  MOEPLAN_TRY(checkNonNegative("max_divergence", canary.max_divergence()));
+  return canary.token_ids() ? checkCanaryText(artifact, canary) : Status();
+}
+
+/// Every plan has a score where the canary has a text.
+Status checkCanaryScores(const fb::Artifact &artifact) {
+  const auto *ids = artifact.canary() ? artifact.canary()->token_ids() : nullptr;
+  for (const fb::Plan *plan : *artifact.plans()) {
+    const std::string context = "plan '" + plan->name()->str() + "': canary";
+    const fb::CanaryScore *score = plan->canary();
+    if ((ids != nullptr) != (score != nullptr))
+      return corrupt(context + (score ? " without a text" : " is missing"));
+    if (!score)
+      continue;
+    MOEPLAN_TRY(checkLikelihoods("log_likelihoods", score->log_likelihoods(), ids->size() - 1)
+                    .withContext(context));
+    MOEPLAN_TRY(checkNumber("divergence", score->divergence(), true).withContext(context));
+  }
+  return {};
+}
+
 } // namespace
 
 Status checkPlanFacts(const fb::Model &model, const fb::Plan &plan) {
@@ -77,13 +140,9 @@ Status checkPlanFacts(const fb::Model &model, const fb::Plan &plan) {
 }
 
 Status checkPolicyFacts(const fb::Artifact &artifact) {
-  if (const fb::Canary *canary = artifact.canary()) {
-    if (canary->tokens() == 0)
-      return corrupt("canary: no tokens");
-    MOEPLAN_TRY(
-        checkFraction("canary: max_perplexity_increase", canary->max_perplexity_increase()));
-    MOEPLAN_TRY(checkNonNegative("canary: max_divergence", canary->max_divergence()));
-  }
+  if (artifact.canary())
+    MOEPLAN_TRY(checkCanary(artifact, *artifact.canary()).withContext("canary"));
+  MOEPLAN_TRY(checkCanaryScores(artifact));
   if (const fb::Switching *switching = artifact.switching()) {
     const double share = switching->bandwidth_share(), hysteresis = switching->hysteresis();
     MOEPLAN_TRY(checkNumber("switching: bandwidth_share", share, share > 0 && share <= 1));

@@ -1,5 +1,7 @@
 #include "runtime/control/canary_guard.h"
 
+#include "runtime/support/likelihood.h"
+
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -23,6 +25,11 @@ std::string nats(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.4f", value);
   return text;
+}
+
+/// The one that the artifact's canary was computed with.
+const fb::KernelLibrary &libraryOf(const fb::Artifact &artifact) {
+  return *artifact.libraries()->Get(artifact.canary()->library());
 }
 
 template <typename T, typename U> std::vector<T> copyOf(const flatbuffers::Vector<U> &vector) {
@@ -121,7 +128,7 @@ void CanaryGuard::judgeSameness(const fb::Plan &plan, const CanaryScore &score,
   const fb::CanaryScore *compiled = compiled_ ? plan.canary() : nullptr;
   const bool sameKernels =
       compiled &&
-      backend_.artifact().metadata().canary()->target_cpu()->string_view() == backend_.targetCpu();
+      libraryOf(backend_.artifact().metadata()).target_cpu()->string_view() == backend_.targetCpu();
   if (sameKernels) {
     if (score.digest != compiled->logits_digest())
       changed("its logits on the canary are not those it was compiled with");

@@ -21,6 +21,14 @@ double expertBytes(const fb::Artifact &artifact, const fb::Plan &plan) {
   return bytes;
 }
 
+/// The divergence that was measured on the canary; the perplexity that was predicted where there is
+/// none; else the fewer bytes, the more.
+double lossOf(const fb::Artifact &artifact, const fb::Plan &plan, bool predicted) {
+  if (const fb::CanaryScore *score = plan.canary())
+    return score->divergence();
+  return predicted ? plan.prediction()->perplexity_increase() : -expertBytes(artifact, plan);
+}
+
 std::vector<Merits> meritsOf(const fb::Artifact &artifact) {
   const auto &plans = *artifact.plans();
   const bool predicted = std::all_of(plans.begin(), plans.end(), [](const fb::Plan *plan) {
@@ -30,7 +38,7 @@ std::vector<Merits> meritsOf(const fb::Artifact &artifact) {
   for (const fb::Plan *plan : plans) {
     const fb::Prediction *prediction = plan->prediction();
     merits.push_back(
-        {plan, predicted ? prediction->perplexity_increase() : -expertBytes(artifact, *plan),
+        {plan, lossOf(artifact, *plan, predicted),
          predicted ? -prediction->tokens_per_second()
                    : static_cast<double>(plan->programs()->Get(0)->weight_bytes_per_token())});
   }

@@ -3,7 +3,6 @@
 #include "runtime/support/hash.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <numeric>
 
@@ -39,14 +38,6 @@ Status forEachRow(Session &session, std::span<const int32_t> tokens,
 }
 
 } // namespace
-
-double perplexityIncrease(std::span<const float> reference, std::span<const float> logLikelihoods) {
-  assert(reference.size() == logLikelihoods.size());
-  double loss = 0;
-  for (size_t i = 0; i < reference.size(); ++i)
-    loss += double(reference[i]) - double(logLikelihoods[i]);
-  return std::expm1(loss / double(std::max<size_t>(reference.size(), 1)));
-}
 
 bool logSoftmax(std::span<const float> logits, std::span<double> out) {
   const double largest = *std::max_element(logits.begin(), logits.end());

@@ -42,10 +42,6 @@ struct CanaryScore {
   double divergence = 0;
 };
 
-/// exp of the mean loss of log-likelihood, minus 1: 0.01 is a perplexity that is 1 % higher. Both
-/// [n].
-double perplexityIncrease(std::span<const float> reference, std::span<const float> logLikelihoods);
-
 /// Logits of a row to log-probabilities in double precision; false where they are not finite.
 bool logSoftmax(std::span<const float> logits, std::span<double> out);
 

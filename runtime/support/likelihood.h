@@ -17,4 +17,14 @@ inline double negativeLogLikelihood(std::span<const float> logits, int32_t token
   return std::log(sum) + largest - double{logits[static_cast<size_t>(token)]};
 }
 
+/// exp of the mean loss of log-likelihood, minus 1: 0.01 is a perplexity that is 1 % higher. Of the
+/// same tokens, at least one.
+inline double perplexityIncrease(std::span<const float> reference,
+                                 std::span<const float> logLikelihoods) {
+  double loss = 0;
+  for (size_t i = 0; i < reference.size(); ++i)
+    loss += double{reference[i]} - double{logLikelihoods[i]};
+  return std::expm1(loss / static_cast<double>(reference.size()));
+}
+
 } // namespace moeplan

@@ -2,6 +2,8 @@
 
 #include "runtime/support/units.h"
 
+#include <cstdio>
+
 namespace moeplan::tools {
 namespace {
 
@@ -68,9 +70,12 @@ std::string eventLine(const moeplan_event &event) {
     line += ", " + formatRate(event.seconds) + " s";
   if (fields.position)
     line += ", at position " + std::to_string(event.position);
-  if (fields.distances)
-    line += ", perplexity " + formatRate(100 * event.perplexity_increase) + " % over, divergence " +
-            formatRate(event.divergence) + " nats per token";
+  if (fields.distances) {
+    char text[96];
+    std::snprintf(text, sizeof text, ", perplexity %+.2f %%, divergence %.4f nats per token",
+                  100 * event.perplexity_increase, event.divergence);
+    line += text;
+  }
   if (event.reason)
     line += std::string(": ") + event.reason;
   return line;

@@ -134,6 +134,15 @@ std::string printMisses(const Json &plan) {
   return "    misses: " + plain(plan.at("miss_strategy")) + slots + "\n";
 }
 
+/// What the plan made of the canary when it was compiled.
+std::string printCanary(const Json &canary) {
+  if (canary.is_null())
+    return "";
+  return "    canary: perplexity " + percentOf(canary.at("perplexity_increase")) + ", divergence " +
+         formatRate(canary.at("divergence").get<double>()) + " nats per token, logits " +
+         plain(canary.at("logits_digest")) + "\n";
+}
+
 std::string printPrediction(const Json &prediction) {
   if (prediction.is_null())
     return "";
@@ -142,8 +151,7 @@ std::string printPrediction(const Json &prediction) {
       formatRate(prediction.at("tokens_per_second").get<double>()) + " tokens/s, prefill " +
       formatRate(prediction.at("prefill_tokens_per_second").get<double>()) + " tokens/s (context " +
       plain(prediction.at("context")) + ", batch " + plain(prediction.at("batch")) + ")\n";
-  Table table(
-      {"memory", ">total", ">weights", ">kv cache", ">activations", ">staging", ">driver"});
+  Table table({"memory", ">total", ">weights", ">kv cache", ">activations", ">staging", ">driver"});
   bool empty = true;
   for (const char *memory : {"device", "host"}) {
     const Json &use = prediction.at(memory);
@@ -166,7 +174,8 @@ std::string printPlans(const Json &plans) {
     text += "  " + plain(plan.at("name")) + ": " + bytesOf(plan.at("weight_bytes")) +
             " of weights; experts: " + experts + ", " +
             formatRate(plan.at("expert_bits_per_weight").get<double>()) + " bits per weight\n" +
-            printWishes(plan) + printMisses(plan) + printPrediction(plan.at("prediction"));
+            printWishes(plan) + printMisses(plan) + printPrediction(plan.at("prediction")) +
+            printCanary(plan.at("canary"));
     Table table({"program", ">max tokens", ">arena", ">weights/token", ">dispatches", ">copies",
                  ">barriers"});
     for (const Json &program : plan.at("programs"))

@@ -84,6 +84,10 @@ int runCompile(compiler::CompileOptions &options, bool json) {
                  static_cast<unsigned long long>(options.syntheticSeed));
   else if (!report->hasTokenizer)
     std::fprintf(stderr, "no tokenizer.model: the artifact takes and gives token ids only\n");
+  for (const std::string &warning : report->canaryWarnings)
+    std::fprintf(stderr, "%s\n", warning.c_str());
+  if (report->canaryLeftOut)
+    std::fprintf(stderr, "synthetic weights: the canary has limits, but nothing to check with\n");
   if (!report->hardlyReached.empty())
     std::fprintf(stderr, "quantised without calibration, which hardly reached them: %s\n",
                  llvm::join(report->hardlyReached, ", ").c_str());
@@ -186,6 +190,10 @@ Command addCompileCommand(CLI::App &app) {
       ->add_flag("--tune", options.tune,
                  "search these parameters on this machine, which must be the target")
       ->excludes(tuning);
+  compile
+      ->add_option("--canary-text", options.canaryText,
+                   "held-out text for the policy's [canary], in place of its canary.text")
+      ->type_name("FILE");
   compile
       ->add_option("--stats", options.statistics,
                    "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
