@@ -113,6 +113,14 @@ Expected<PlannedTier> Planning::plan(const Tier &tier) {
   auto model = costModel(tier);
   if (!model)
     return model.takeError();
+  if (tier.cacheSlots > (*model)->config().numExperts)
+    return createStringError("tier '" + tier.name + "' asks for " + Twine(tier.cacheSlots) +
+                             " cache slots, a layer has " + Twine((*model)->config().numExperts) +
+                             " experts");
+  if (!tier.misses.empty() && !(*model)->hasDevice())
+    return createStringError("tier '" + tier.name +
+                             "' says what to do about misses, and there is no profile of a machine "
+                             "with a device");
   if (tier.planned)
     return planTier(**model, tier);
   if (!(*model)->hasDevice() &&

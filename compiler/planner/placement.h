@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -26,6 +27,13 @@ inline constexpr std::array<std::string_view, 5> kMissStrategyNames{"none", "str
                                                                     "host_compute", "cached"};
 inline constexpr std::string_view missStrategyName(MissStrategy strategy) {
   return kMissStrategyNames[size_t(strategy)];
+}
+
+inline std::optional<MissStrategy> findMissStrategy(std::string_view name) {
+  for (size_t i = 0; i < kMissStrategyNames.size(); ++i)
+    if (kMissStrategyNames[i] == name)
+      return MissStrategy(i);
+  return std::nullopt;
 }
 
 struct ExpertPlacement {

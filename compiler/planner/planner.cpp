@@ -131,7 +131,18 @@ private:
     return goal;
   }
 
+  /// Those that the tier allows.
   std::vector<MissSetup> setups() const {
+    std::vector<MissSetup> setups = allSetups();
+    if (!tier.misses.empty())
+      erase_if(setups, [&](const MissSetup &setup) {
+        return setup.strategy != MissStrategy::None &&
+               missStrategyName(setup.strategy) != tier.misses;
+      });
+    return setups;
+  }
+
+  std::vector<MissSetup> allSetups() const {
     if (!model.hasDevice())
       return {{}};
     std::vector<MissSetup> setups;
@@ -141,8 +152,9 @@ private:
     setups.push_back({MissStrategy::InPlace});
     for (const FormatInfo *widest : formats)
       setups.push_back({MissStrategy::Stream, 0, widest});
-    for (uint32_t slots = model.config().numExpertsPerToken; slots < model.config().numExperts;
-         slots *= 2)
+    const uint32_t fewest = tier.cacheSlots ? tier.cacheSlots : model.config().numExpertsPerToken;
+    const uint32_t most = tier.cacheSlots ? tier.cacheSlots + 1 : model.config().numExperts;
+    for (uint32_t slots = fewest; slots < most; slots *= 2)
       for (const FormatInfo *widest : formats)
         setups.push_back({MissStrategy::Cached, slots, widest});
     return setups;
@@ -398,6 +410,13 @@ Expected<PlannedTier> moeplan::compiler::planTier(const CostModel &model, const 
   return TierPlanner(model, tier).run();
 }
 
+/// The tier's strategy, or what costs no device memory.
+static void setMisses(const CostModel &model, const Tier &tier, Placement &placement) {
+  placement.miss = tier.misses.empty() ? MissStrategy::HostCompute : *findMissStrategy(tier.misses);
+  if (placement.miss == MissStrategy::Cached)
+    placement.cacheSlots = tier.cacheSlots ? tier.cacheSlots : model.config().numExpertsPerToken;
+}
+
 Expected<Placement> moeplan::compiler::applyPins(const CostModel &model, const Tier &tier) {
   auto pinned = pinnedExperts(model.config(), tier);
   if (!pinned)
@@ -414,6 +433,6 @@ Expected<Placement> moeplan::compiler::applyPins(const CostModel &model, const T
   if (model.hasDevice() && any_of(placement.experts, [](const ExpertPlacement &expert) {
         return expert.residency == Residency::Host;
       }))
-    placement.miss = MissStrategy::HostCompute;
+    setMisses(model, tier, placement);
   return placement;
 }

@@ -152,10 +152,10 @@ private:
   }
 
   Expected<Tier> readTier(const toml::table &table) {
-    if (Error error =
-            toml.checkKeys(table, {"name", "non_expert_format", "pin", "prefer",
-                                   "max_perplexity_increase", "min_tokens_per_second",
-                                   "device_memory", "host_memory", "bits_per_weight", "formats"}))
+    if (Error error = toml.checkKeys(table, {"name", "non_expert_format", "pin", "prefer",
+                                             "max_perplexity_increase", "min_tokens_per_second",
+                                             "device_memory", "host_memory", "bits_per_weight",
+                                             "formats", "misses", "cache_slots"}))
       return error;
     Tier tier;
     if (Error error = readName(table, tier))
@@ -163,6 +163,8 @@ private:
     if (Error error = readFormat(table, "non_expert_format", tier.nonExpertFormat))
       return error;
     if (Error error = readAims(table, tier))
+      return error;
+    if (Error error = readMisses(table, tier))
       return error;
     Error error = toml.forEachTable(table, "pin", [&](const toml::table &element) -> Error {
       auto pin = readPin(element);
@@ -188,6 +190,24 @@ private:
       return toml.fail(table, "tier name 'forward' is reserved");
     if (!names.insert(tier.name).second)
       return toml.fail(table, "tier '" + tier.name + "' occurs twice");
+    return Error::success();
+  }
+
+  /// What happens to tokens that are routed to experts in host memory.
+  Error readMisses(const toml::table &table, Tier &tier) {
+    if (Error error = toml.read(table, "misses", tier.misses))
+      return error;
+    if (!tier.misses.empty() &&
+        !is_contained({"stream", "in_place", "host_compute", "cached"}, StringRef(tier.misses)))
+      return toml.fail(*table.get("misses"),
+                       "unknown strategy '" + tier.misses +
+                           "' (known: 'stream', 'in_place', 'host_compute', 'cached')");
+    uint64_t slots = 0;
+    if (Error error = toml.readInteger(table, "cache_slots", 1, 1u << 16, slots))
+      return error;
+    if (slots > 0 && tier.misses != "cached")
+      return toml.fail(*table.get("cache_slots"), "cache_slots is for misses = \"cached\"");
+    tier.cacheSlots = uint32_t(slots);
     return Error::success();
   }
 

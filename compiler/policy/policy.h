@@ -39,6 +39,8 @@ struct Tier {
   std::optional<Preference> prefer; ///< absent in a planned tier: quality
   TierLimits limits;                ///< those of the policy where the tier has none of its own
   std::vector<std::string> formats; ///< full names the planner may use; empty: its defaults
+  std::string misses;               ///< name of a miss strategy; empty: up to the planner
+  uint32_t cacheSlots = 0;          ///< per layer, where that is "cached"; 0: up to the planner
   bool planned = false; ///< has `prefer`, `formats` or a limit (its own or the policy's)
 };
 

@@ -44,6 +44,17 @@ Status checkOptions(const RuntimeOptions &options) {
   return check("min_seconds", options.minSeconds, options.minSeconds.value_or(0) >= 0);
 }
 
+Status nothingFits(const std::vector<Candidate> &candidates, uint64_t budget) {
+  const auto smallest =
+      std::min_element(candidates.begin(), candidates.end(),
+                       [](const Candidate &a, const Candidate &b) { return a.bytes < b.bytes; });
+  if (smallest == candidates.end())
+    return exhausted("there is no plan that this device could run");
+  return exhausted("no plan fits " + std::to_string(budget) + " bytes of device memory: '" +
+                   smallest->plan->name()->str() + "', the smallest, takes " +
+                   std::to_string(smallest->bytes));
+}
+
 } // namespace
 
 Result<std::shared_ptr<Runtime>> Runtime::create(const Artifact &artifact, RuntimeOptions options) {
@@ -95,7 +106,7 @@ Result<Session *> Runtime::createSession(SessionOptions options, const void *own
     const BudgetChoice choice =
         budgetPolicy_.choose(fitting, nullptr, device.budget(), Clock::now());
     if (!choice.plan)
-      return exhausted("no plan fits the device's " + std::to_string(device.budget()) + " bytes");
+      return nothingFits(fitting, device.budget());
     options.plan = choice.plan->name()->c_str();
   }
   MOEPLAN_ASSIGN(std::unique_ptr<Session> session, Session::create(backend_, options));
@@ -224,9 +235,10 @@ Status Runtime::setDeviceBudget(uint64_t bytes) {
   {
     const std::lock_guard lock(mutex_);
     if (!sessions_.empty()) {
-      const BudgetChoice choice = budgetPolicy_.choose(candidates(), nullptr, bytes, Clock::now());
+      const std::vector<Candidate> all = candidates();
+      const BudgetChoice choice = budgetPolicy_.choose(all, nullptr, bytes, Clock::now());
       if (!choice.plan)
-        return exhausted("no plan fits a budget of " + std::to_string(bytes) + " bytes");
+        return nothingFits(all, bytes);
       event.plan = choice.plan;
     }
     backend_->device().setBudget(bytes);
