@@ -314,6 +314,13 @@ Runtime::Controlled *Runtime::nextSwitch() {
   return nullptr;
 }
 
+Runtime::Controlled *Runtime::nextRestore() {
+  for (const auto &controlled : sessions_)
+    if (controlled->restoreDue && !controlled->closing)
+      return controlled.get();
+  return nullptr;
+}
+
 Runtime::Controlled *Runtime::nextCheck() {
   const Clock::time_point now = Clock::now();
   for (const auto &controlled : sessions_) {
@@ -333,6 +340,8 @@ void Runtime::work() {
       followBudget(Clock::now());
     if (Controlled *controlled = nextSwitch()) {
       runSwitch(*controlled, lock);
+    } else if (Controlled *controlled = nextRestore()) {
+      runRestore(*controlled, lock);
     } else if (Controlled *controlled = nextCheck()) {
       runCheck(*controlled, lock);
     } else {
@@ -365,8 +374,30 @@ void Runtime::runSwitch(Controlled &controlled, std::unique_lock<std::mutex> &lo
   lock.lock();
   if (status.ok() && from != &target && canary_.enabled())
     controlled.checkDue = true;
+  if (switcher.hasEvicted())
+    for (const auto &other : sessions_)
+      other->restoreDue = true;
   controlled.answered = number;
   controlled.answer = std::move(status);
+  --controlled.pins;
+  answered_.notify_all();
+}
+
+void Runtime::runRestore(Controlled &controlled, std::unique_lock<std::mutex> &lock) {
+  controlled.restoreDue = false;
+  ++controlled.pins;
+  lock.unlock();
+  auto nothingElse = [&] {
+    const std::lock_guard inner(mutex_);
+    return !stop_ && !controlled.closing && !budgetChanged_ && !nextSwitch();
+  };
+  Switcher switcher(*backend_, *controlled.session, controlled.session->plan(),
+                    {.share = bandwidthShare_, .keepGoing = nothingElse}, {}, {});
+  const Status status = switcher.bringBack();
+  lock.lock();
+  // Where there was no room, what is missing stays in the host's memory until something changes.
+  if (status.code() == MOEPLAN_CANCELLED)
+    controlled.restoreDue = true;
   --controlled.pins;
   answered_.notify_all();
 }

@@ -72,6 +72,7 @@ private:
     std::atomic<Clock::time_point> lastStep{Clock::now()};
     // Under the runtime's mutex.
     const fb::Plan *wanted = nullptr; ///< null: nothing is
+    bool restoreDue = false;          ///< another switch may have taken weights of its plan
     std::string rollbackReason;       ///< of the switch that is wanted; empty: it is none back
     uint64_t request = 0;             ///< number of the latest request
     uint64_t answered = 0;            ///< the latest that has been dealt with
@@ -87,8 +88,10 @@ private:
   void work();
   /// The next session with something to do; the lock is held.
   Controlled *nextSwitch();
+  Controlled *nextRestore();
   Controlled *nextCheck();
   void runSwitch(Controlled &controlled, std::unique_lock<std::mutex> &lock);
+  void runRestore(Controlled &controlled, std::unique_lock<std::mutex> &lock);
   void runCheck(Controlled &controlled, std::unique_lock<std::mutex> &lock);
   void judge(Controlled &controlled, const CheckResult &result);
   void followBudget(Clock::time_point now);

@@ -40,7 +40,7 @@ void Switcher::tell(moeplan_event_kind kind, uint64_t bytes, std::string reason)
 Status Switcher::run() {
   Status status;
   if (&target_ == from_) {
-    status = bringBackAway();
+    status = bringBack();
     if (status.ok())
       tell(MOEPLAN_EVENT_COMPLETED, 0);
   } else {
@@ -53,7 +53,7 @@ Status Switcher::run() {
     return status;
   }
   std::string reason = status.message();
-  if (Status back = bringBackAway(); !back.ok())
+  if (Status back = bringBack(); !back.ok())
     reason += "; experts stay in host memory: " + back.message();
   tell(MOEPLAN_EVENT_FAILED, 0, std::move(reason));
   return status;
@@ -93,7 +93,7 @@ Status Switcher::stageAndFlip() {
   MOEPLAN_ASSIGN(std::unique_ptr<LoadedPlan> next, session_.load(target_, staging_, deferred_));
   flip(std::move(next));
   if (!deferred_.empty())
-    MOEPLAN_TRY(bringBackAway());
+    MOEPLAN_TRY(bringBack());
   tell(MOEPLAN_EVENT_COMPLETED, stagedBytes());
   return {};
 }
@@ -125,6 +125,8 @@ Status Switcher::makeRoom() {
     if (std::any_of(weights_.experts[expert].begin(), weights_.experts[expert].end(),
                     [&](const Held &held) { return isCounted(held) && !residency_.isHeld(held); }))
       deferred_.insert(expert);
+  if (shortage() > 0)
+    MOEPLAN_TRY(evictDense());
   if (const uint64_t missing = shortage(); missing > 0)
     return exhausted("plan '" + target_.name()->str() + "' lacks " + std::to_string(missing) +
                      " bytes of device memory");
@@ -134,6 +136,7 @@ Status Switcher::makeRoom() {
 void Switcher::evict(const std::set<uint32_t> &experts) {
   if (experts.empty())
     return;
+  evicted_ = true;
   const uint64_t before = backend_.device().used();
   forEachSession([&](Session &session) {
     session.atBoundary([&] {
@@ -152,6 +155,23 @@ void Switcher::evict(const std::set<uint32_t> &experts) {
   const uint64_t bytes = before > after ? before - after : 0;
   residency_.counters().evictedBytes += bytes;
   tell(MOEPLAN_EVENT_EVICTED, bytes);
+}
+
+/// The last resort: not even what is not experts fits twice.
+Status Switcher::evictDense() {
+  evicted_ = true;
+  const uint64_t before = backend_.device().used();
+  Status status;
+  forEachSession([&](Session &session) {
+    session.atBoundary([&] {
+      if (status.ok())
+        status = session.active().evictDense(needed_);
+    });
+  });
+  const uint64_t after = backend_.device().used();
+  residency_.counters().evictedBytes += before > after ? before - after : 0;
+  tell(MOEPLAN_EVENT_EVICTED, before > after ? before - after : 0);
+  return status;
 }
 
 void Switcher::flip(std::unique_ptr<LoadedPlan> next) {
@@ -175,20 +195,15 @@ void Switcher::forEachSession(const std::function<void(Session &)> &action) {
   });
 }
 
-/// Puts every expert of every session to where its plan keeps it, as far as there is room.
-Status Switcher::bringBackAway() {
-  Status status;
-  forEachSession([&](Session &session) {
-    if (status.ok())
-      status = bringBack(session);
-  });
-  return status;
-}
-
-Status Switcher::bringBack(Session &session) {
+Status Switcher::bringBack() {
   LoadedPlan *active = nullptr;
-  session.atBoundary([&] { active = &session.active(); }); // no other thread exchanges it
+  session_.atBoundary([&] { active = &session_.active(); }); // no other thread exchanges it
   Status status;
+  if (active->isDenseAway()) {
+    MOEPLAN_TRY(active->bringBackDense(staging_));
+    session_.atBoundary([&] { status = active->putBackDense(); });
+    MOEPLAN_TRY(std::move(status));
+  }
   std::vector<uint32_t> back;
   for (uint32_t expert : active->away()) {
     status = active->bringBack(expert, staging_);
@@ -196,7 +211,7 @@ Status Switcher::bringBack(Session &session) {
       break;
     back.push_back(expert);
   }
-  session.atBoundary([&] {
+  session_.atBoundary([&] {
     for (uint32_t expert : back)
       active->putBack(expert);
   });

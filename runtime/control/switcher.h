@@ -32,13 +32,18 @@ public:
   /// back where there is room for them, unless it was cancelled: then what comes next decides.
   Status run();
 
+  /// Puts the weights of the session's plan to where it keeps them, as far as there is room.
+  /// Errors: as above; the rest stays in the host's memory.
+  Status bringBack();
+  /// Whether run() has taken weights from plans in use.
+  bool hasEvicted() const { return evicted_; }
+
 private:
   Status stageAndFlip();
   Status makeRoom();
   void evict(const std::set<uint32_t> &experts);
+  Status evictDense();
   void flip(std::unique_ptr<LoadedPlan> next);
-  Status bringBackAway();
-  Status bringBack(Session &session);
   void forEachSession(const std::function<void(Session &)> &action);
   bool isCounted(Held held) const { return residency_.counts(held.memory); }
   /// Bytes that have to be free before the target can be loaded, without `deferred_`.
@@ -59,6 +64,7 @@ private:
   PlanWeights weights_;         ///< of the target
   std::set<Held> needed_;       ///< the same
   std::set<uint32_t> deferred_; ///< experts of the target that come behind the exchange
+  bool evicted_ = false;
   uint64_t stagedBefore_ = 0;
   uint32_t position_ = 0;
   Clock::time_point start_;

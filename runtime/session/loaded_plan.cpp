@@ -3,6 +3,7 @@
 #include "runtime/support/fault.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace moeplan {
 
@@ -17,7 +18,7 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
                                                      const SessionMemory &memory, Sourcing sourcing,
                                                      const Staging &staging,
                                                      const std::set<uint32_t> &deferred) {
-  std::unique_ptr<LoadedPlan> loaded(new LoadedPlan(backend, plan, sourcing));
+  std::unique_ptr<LoadedPlan> loaded(new LoadedPlan(backend, plan, memory, sourcing));
   MOEPLAN_TRY(loaded->bringIn(staging, deferred));
   if (sourcing == Sourcing::resident) {
     MOEPLAN_ASSIGN(loaded->deviceArena_, backend.device().allocate(arenaBytesOf(plan), "arena"));
@@ -25,7 +26,7 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
     MOEPLAN_ASSIGN(loaded->hostArena_, HostMemory::allocate(arenaBytesOf(plan), "arena"));
   }
   MOEPLAN_TRY(loaded->fillTable());
-  MOEPLAN_TRY(loaded->bind(memory));
+  MOEPLAN_TRY(loaded->bind());
   return loaded;
 }
 
@@ -56,7 +57,8 @@ Status LoadedPlan::bringIn(const Staging &staging, const std::set<uint32_t> &def
 }
 
 const std::byte *LoadedPlan::address(Held held) const {
-  const bool onDevice = held.memory == fb::Residency::device && lease_.has(held);
+  const bool onDevice =
+      held.memory == fb::Residency::device && lease_.has(held) && !denseOnHost_.contains(held);
   return onDevice ? backend_.residency().address(held)
                   : backend_.artifact().weight(held.segment).data();
 }
@@ -78,24 +80,25 @@ Status LoadedPlan::fillTable() {
   return {};
 }
 
-Status LoadedPlan::bind(const SessionMemory &memory) {
-  ProgramMemory bound{deviceArena_.data() ? deviceArena_.data() : hostArena_.data(),
-                      memory.keys,
-                      memory.values,
-                      memory.kvLayerBytes,
-                      table_.data(),
-                      memory.tokens,
-                      {}};
+Status LoadedPlan::bind() {
+  ProgramMemory memory{deviceArena_.data() ? deviceArena_.data() : hostArena_.data(),
+                       memory_.keys,
+                       memory_.values,
+                       memory_.kvLayerBytes,
+                       table_.data(),
+                       memory_.tokens};
   const fb::Residency dense =
       weights_.dense.empty() ? fb::Residency::host : weights_.dense.front().memory;
-  bound.weight = [&](uint32_t segment) { return address({segment, dense}); };
+  memory.weight = [&](uint32_t segment) { return address({segment, dense}); };
   if (faultAt(FaultPoint::kernelLoad))
     return unsupported("cannot load kernels: injected");
+  std::vector<BoundProgram> programs;
   for (const fb::Program *program : *plan_.programs()) {
-    MOEPLAN_ASSIGN(BoundProgram program_,
-                   BoundProgram::bind(backend_.artifact(), *program, backend_.kernels(), bound));
-    programs_.push_back(std::move(program_));
+    MOEPLAN_ASSIGN(BoundProgram bound,
+                   BoundProgram::bind(backend_.artifact(), *program, backend_.kernels(), memory));
+    programs.push_back(std::move(bound));
   }
+  programs_ = std::move(programs);
   return {};
 }
 
@@ -111,6 +114,46 @@ void LoadedPlan::evict(uint32_t expert, const std::set<Held> &kept) {
 Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {
   return acquireExpert(expert, staging);
 }
+
+Status LoadedPlan::evictDense(const std::set<Held> &kept) {
+  std::vector<Held> given;
+  for (const Held &held : weights_.dense)
+    if (!kept.contains(held) && denseOnHost_.insert(held).second)
+      given.push_back(held);
+  Status status = bind(); // nothing may point to them when they go
+  for (const Held &held : given) {
+    if (status.ok())
+      lease_.release(held);
+    else
+      denseOnHost_.erase(held);
+  }
+  return status;
+}
+
+Status LoadedPlan::bringBackDense(const Staging &staging) {
+  for (const Held &held : denseOnHost_)
+    if (!lease_.has(held))
+      MOEPLAN_TRY(lease_.acquire(held, staging));
+  return {};
+}
+
+Status LoadedPlan::putBackDense() {
+  std::set<Held> onHost = std::exchange(denseOnHost_, {});
+  Status status = bind();
+  if (!status.ok())
+    denseOnHost_ = std::move(onHost);
+  return status;
+}
+
+void LoadedPlan::beginRun() {
+  uint64_t bytes = 0;
+  for (const Held &held : denseOnHost_)
+    bytes += backend_.residency().bytesOf(held.segment);
+  backend_.residency().counters().missBytes += bytes;
+  reading_ = bytes > 0 ? backend_.device().beginReading(bytes) : Device::Transfer();
+}
+
+void LoadedPlan::endRun() { backend_.device().finish(reading_); }
 
 void LoadedPlan::putBack(uint32_t expert) {
   away_.erase(expert);

@@ -52,29 +52,38 @@ public:
   /// Null where the plan never misses.
   ExpertSource *source() { return misses_.get(); }
 
-  /// Gives up the weights of an expert but those in `kept`: it is read from the host's memory from now
-  /// on. Only between two runs.
+  /// Gives up the weights of an expert but those in `kept`: it is read from the host's memory from
+  /// now on. Only between two runs.
   void evict(uint32_t expert, const std::set<Held> &kept);
   /// Brings them in again, at any time; then putBack() makes the plan use them, between two runs.
   Status bringBack(uint32_t expert, const Staging &staging);
   void putBack(uint32_t expert);
+  /// The same for all other weights.
+  Status evictDense(const std::set<Held> &kept);
+  Status bringBackDense(const Staging &staging);
+  Status putBackDense();
+  bool isDenseAway() const { return !denseOnHost_.empty(); }
+  /// Around a run: what is read over the link, because it is not on the device, takes its time.
+  void beginRun();
+  void endRun();
   /// Gives up all weights, without haste; the plan cannot run any more.
   void giveUpGently() { lease_.releaseGently(); }
   /// Experts that are not where the plan keeps them.
   const std::set<uint32_t> &away() const { return away_; }
 
 private:
-  LoadedPlan(Backend &backend, const fb::Plan &plan, Sourcing sourcing)
-      : backend_(backend), plan_(plan), sourcing_(sourcing), weights_(weightsOf(plan)),
-        lease_(backend.residency()) {}
+  LoadedPlan(Backend &backend, const fb::Plan &plan, const SessionMemory &memory, Sourcing sourcing)
+      : backend_(backend), plan_(plan), memory_(memory), sourcing_(sourcing),
+        weights_(weightsOf(plan)), lease_(backend.residency()) {}
   Status bringIn(const Staging &staging, const std::set<uint32_t> &deferred);
   Status acquireExpert(uint32_t expert, const Staging &staging);
   Status fillTable();
-  Status bind(const SessionMemory &memory);
+  Status bind();
   const std::byte *address(Held held) const;
 
   Backend &backend_;
   const fb::Plan &plan_;
+  SessionMemory memory_;
   Sourcing sourcing_;
   PlanWeights weights_;
   Lease lease_;
@@ -82,7 +91,9 @@ private:
   HostMemory hostArena_;
   std::vector<moeplan_expert> table_;
   std::unique_ptr<MissHandler> misses_;
-  std::set<uint32_t> away_; ///< experts that are not where the plan keeps them
+  std::set<uint32_t> away_;    ///< experts that are not where the plan keeps them
+  std::set<Held> denseOnHost_; ///< other weights that are read there for now
+  Device::Transfer reading_;
   std::vector<BoundProgram> programs_;
 };
 

@@ -194,7 +194,9 @@ Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, 
     const moeplan_step step{static_cast<uint32_t>(count), static_cast<uint32_t>(skipped), position_,
                             kvCapacity(contextLength_)};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
+    active_->beginRun();
     run(program, step, logits_.data() + row * vocabSize);
+    active_->endRun();
     position_ += static_cast<uint32_t>(count);
     done += count;
   }
