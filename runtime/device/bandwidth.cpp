@@ -13,7 +13,8 @@ namespace moeplan {
 namespace {
 
 /// Sums words so that every byte must arrive; four sums, so that adding never limits.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+/// (Sanitizers are not there yet when the dynamic linker chooses one.)
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 uint64_t

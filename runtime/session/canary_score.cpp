@@ -18,6 +18,10 @@ Status forEachRow(Session &session, std::span<const int32_t> tokens,
     return invalidArgument("a canary of fewer than two tokens says nothing");
   const std::span<const int32_t> input = tokens.first(tokens.size() - 1);
   const size_t vocabSize = session.vocabSize();
+  for (int32_t token : tokens)
+    if (token < 0 || static_cast<size_t>(token) >= vocabSize)
+      return invalidArgument("a canary's token has id " + std::to_string(token) +
+                             ", the vocabulary has " + std::to_string(vocabSize));
   std::vector<double> logProbabilities(vocabSize);
   session.reset();
   for (size_t done = 0; done < input.size();) {

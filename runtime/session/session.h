@@ -120,7 +120,7 @@ private:
 
   std::shared_ptr<Backend> backend_;
   uint32_t contextLength_;
-  uint32_t position_ = 0;
+  std::atomic<uint32_t> position_{0}; ///< read by whoever acts at the boundary
   ThreadPool pool_;
   DeviceMemory keys_, values_;
   HostMemory hostKeys_, hostValues_; ///< in place of them in a session beside another one

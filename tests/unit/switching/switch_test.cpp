@@ -29,14 +29,14 @@ struct Case {
   const char *from, *to;
 };
 
-class SwitchTest : public ::testing::TestWithParam<Case> {
+class SwitchSweep : public ::testing::TestWithParam<Case> {
 protected:
   const std::unique_ptr<Artifact> artifact =
       open(GetParam().onDevice ? Artifacts::device() : Artifacts::host());
   const char *device = GetParam().onDevice ? kDevice : "cpu";
 };
 
-TEST_P(SwitchTest, EachTokenIsThatOfItsPlan) {
+TEST_P(SwitchSweep, EachTokenIsThatOfItsPlan) {
   const auto [onDevice, from, to] = GetParam();
   Served served(*artifact, from, device);
   std::vector<int32_t> tokens = served.generate(24);
@@ -49,7 +49,7 @@ TEST_P(SwitchTest, EachTokenIsThatOfItsPlan) {
   EXPECT_EQ(served.session->position(), promptTokens().size() + 48);
 }
 
-TEST_P(SwitchTest, OnlyTheDifferenceMoves) {
+TEST_P(SwitchSweep, OnlyTheDifferenceMoves) {
   const auto [onDevice, from, to] = GetParam();
   Served served(*artifact, from, device);
   served.prompt();
@@ -62,7 +62,7 @@ TEST_P(SwitchTest, OnlyTheDifferenceMoves) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, SwitchTest,
+INSTANTIATE_TEST_SUITE_P(, SwitchSweep,
                          ::testing::Values(Case{false, "full", "int4"}, Case{false, "int4", "int8"},
                                            Case{true, "int8", "int4"}, Case{true, "int4", "half"},
                                            Case{true, "half", "int8"}),
