@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -391,6 +392,44 @@ TEST(ArtifactRulesTest, CanaryAndSwitching) {
               [](D &d, double value) { d.switching.emplace().hysteresis = value; });
   expectRange("switching: min_seconds", {-1}, {0, 3600},
               [](D &d, double value) { d.switching.emplace().minSeconds = value; });
+}
+
+TEST(ArtifactRulesTest, CanaryText) {
+  using D = ArtifactDraft;
+  auto refusalOf = [](const std::function<void(CanaryTextDraft &, CanaryScoreDraft &)> &change) {
+    return refusal(
+        [&](D &d) { change(d.canary.emplace().text.emplace(), d.plans[0].canary.emplace()); });
+  };
+  using Text = CanaryTextDraft;
+  using Score = CanaryScoreDraft;
+  EXPECT_EQ(refusalOf([](Text &, Score &) {}), "");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.ids = {1}; }), "canary: token_ids has 1 ids");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.ids.assign(17, 1); }),
+            "canary: token_ids has 17 ids");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.ids[2] = 8; }), "canary: token id 8");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.ids[0] = -1; }), "canary: token id -1");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.library = 1; }), "canary: no such kernel library");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.top = 0; }), "canary: reference_top is 0");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.top = 9; }), "canary: reference_top is 9");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.logLikelihoods.pop_back(); }),
+            "canary: reference_log_likelihoods has 1 numbers, 2 expected");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.logLikelihoods[0] = 0.5f; }),
+            "canary: reference_log_likelihoods is 0.500000");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.topLogProbabilities[3] = NAN; }),
+            "canary: reference_log_probabilities is nan");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.topLogProbabilities.push_back(-1); }),
+            "canary: reference_log_probabilities has 5 numbers, 4 expected");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.topTokens.pop_back(); }),
+            "canary: reference_tokens has the wrong size");
+  EXPECT_EQ(refusalOf([](Text &t, Score &) { t.topTokens[1] = 8; }), "canary: token id 8");
+  EXPECT_EQ(refusalOf([](Text &, Score &s) { s.logLikelihoods.push_back(-1); }),
+            "plan 'default': canary: log_likelihoods has 3 numbers, 2 expected");
+  EXPECT_EQ(refusalOf([](Text &, Score &s) { s.divergence = INFINITY; }),
+            "plan 'default': canary: divergence is inf");
+  EXPECT_EQ(refusal([](D &d) { d.canary.emplace().text.emplace(); }),
+            "plan 'default': canary is missing");
+  EXPECT_EQ(refusal([](D &d) { d.plans[0].canary.emplace(); }),
+            "plan 'default': canary without a text");
 }
 
 /// The refusal of a program with 256 bytes of arena and one kernel of one operand.

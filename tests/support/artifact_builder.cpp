@@ -73,16 +73,38 @@ Offset<fb::Prediction> buildPrediction(FlatBufferBuilder &builder,
                               prediction->batch, digest);
 }
 
+Offset<fb::CanaryScore> buildCanaryScore(FlatBufferBuilder &builder,
+                                         const std::optional<CanaryScoreDraft> &score) {
+  return score ? fb::CreateCanaryScore(builder, builder.CreateVector(score->logLikelihoods),
+                                       score->digest, score->divergence)
+               : Offset<fb::CanaryScore>();
+}
+
+Offset<fb::Canary> buildCanary(FlatBufferBuilder &builder, const CanaryDraft &canary) {
+  if (!canary.text)
+    return fb::CreateCanary(builder, canary.tokens, canary.everyTokens,
+                            canary.maxPerplexityIncrease, canary.maxDivergence);
+  const CanaryTextDraft &text = *canary.text;
+  const auto ids = builder.CreateVector(text.ids);
+  const auto likelihoods = builder.CreateVector(text.logLikelihoods);
+  const auto topTokens = builder.CreateVector(text.topTokens);
+  const auto topProbabilities = builder.CreateVector(text.topLogProbabilities);
+  return fb::CreateCanary(builder, canary.tokens, canary.everyTokens, canary.maxPerplexityIncrease,
+                          canary.maxDivergence, ids, text.library, likelihoods, text.top, topTokens,
+                          topProbabilities);
+}
+
 Offset<fb::Plan> buildPlan(FlatBufferBuilder &builder, const PlanDraft &plan) {
   std::vector<Offset<fb::Program>> programs;
   for (const ProgramDraft &program : plan.programs)
     programs.push_back(buildProgram(builder, program));
   const auto prediction = buildPrediction(builder, plan.prediction);
+  const auto canary = buildCanaryScore(builder, plan.canary);
   return fb::CreatePlan(builder, builder.CreateString(plan.name),
                         builder.CreateVectorOfStructs(plan.experts), builder.CreateVector(programs),
                         plan.missStrategy, plan.cacheSlots, plan.prefer, plan.maxPerplexityIncrease,
                         plan.minTokensPerSecond, plan.bitsPerWeight, plan.deviceMemory,
-                        plan.hostMemory, prediction);
+                        plan.hostMemory, prediction, canary);
 }
 
 std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
@@ -138,8 +160,7 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
     plans.push_back(buildPlan(builder, plan));
   Offset<fb::Canary> canary;
   if (draft.canary)
-    canary = fb::CreateCanary(builder, draft.canary->tokens, draft.canary->everyTokens,
-                              draft.canary->maxPerplexityIncrease, draft.canary->maxDivergence);
+    canary = buildCanary(builder, *draft.canary);
   Offset<fb::Switching> switching;
   if (draft.switching)
     switching = fb::CreateSwitching(builder, draft.switching->bandwidthShare,

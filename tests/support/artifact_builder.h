@@ -72,10 +72,17 @@ struct PredictionDraft {
   double perplexityIncrease = 0;
   double tokensPerSecond = 0;
   double prefillTokensPerSecond = 0;
-  std::optional<MemoryDraft> device, host;
+  std::optional<MemoryDraft> device = {}, host = {};
   uint32_t context = 0;
   uint32_t batch = 0;
-  std::string profileDigest; ///< empty: absent
+  std::string profileDigest = {}; ///< empty: absent
+};
+
+/// Of the text of CanaryTextDraft, unless a test says otherwise.
+struct CanaryScoreDraft {
+  std::vector<float> logLikelihoods = {-1.5f, -2.5f};
+  uint64_t digest = 7;
+  double divergence = 0.25;
 };
 
 struct PlanDraft {
@@ -91,6 +98,17 @@ struct PlanDraft {
   flatbuffers::Optional<uint64_t> deviceMemory = {};
   flatbuffers::Optional<uint64_t> hostMemory = {};
   std::optional<PredictionDraft> prediction = {};
+  std::optional<CanaryScoreDraft> canary = {};
+};
+
+/// Three tokens, of which two are predicted, and the two likeliest at each.
+struct CanaryTextDraft {
+  std::vector<int32_t> ids = {1, 2, 3};
+  uint32_t library = 0;
+  std::vector<float> logLikelihoods = {-1, -2};
+  uint32_t top = 2;
+  std::vector<uint32_t> topTokens = {2, 4, 5, 3};
+  std::vector<float> topLogProbabilities = {-1, -1.5f, -1.25f, -2};
 };
 
 struct CanaryDraft {
@@ -98,6 +116,7 @@ struct CanaryDraft {
   uint64_t everyTokens = 0;
   flatbuffers::Optional<double> maxPerplexityIncrease = {};
   flatbuffers::Optional<double> maxDivergence = {};
+  std::optional<CanaryTextDraft> text = {};
 };
 
 struct SwitchingDraft {

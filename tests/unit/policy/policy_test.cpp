@@ -22,6 +22,7 @@ cpu = ["x86-64-v3", "x86-64-v4"]
 cuda = ["sm_80", "sm_90a"]
 
 [canary]
+text = "held-out.txt"
 tokens = 512
 every_tokens = 10000
 max_perplexity_increase = "2 %"
@@ -81,6 +82,7 @@ TEST(PolicyTest, ReadsAllKeysOfThePolicy) {
   EXPECT_EQ(policy.cudaTargets, (std::vector<std::string>{"sm_80", "sm_90a"}));
   ASSERT_TRUE(policy.canary);
   EXPECT_EQ(policy.canary->tokens, 512u);
+  EXPECT_EQ(policy.canary->text, "/etc/moeplan/policies/held-out.txt");
   EXPECT_EQ(policy.canary->everyTokens, 10000u);
   EXPECT_EQ(policy.canary->maxPerplexityIncrease, 0.02);
   EXPECT_EQ(policy.canary->maxDivergence, 0.05);
@@ -156,6 +158,20 @@ TEST(PolicyTest, ATierIsPlannedWhereItHasAnAimALimitOrFormats) {
        {"", "non_expert_format = \"int8\"", "pin = [{ experts = \"*\", format = \"int4\" }]"})
     EXPECT_FALSE(policyOf(std::string("[[tier]]\nname = \"t\"\n") + line).tiers[0].planned) << line;
   EXPECT_TRUE(policyOf("device_memory = \"8 GiB\"\n[[tier]]\nname = \"t\"").tiers[0].planned);
+}
+
+TEST(PolicyTest, ATierMaySayWhatIsDoneAboutMisses) {
+  const std::string tier = "[[tier]]\nname = \"t\"\n";
+  EXPECT_EQ(policyOf(tier).tiers[0].misses, "");
+  EXPECT_EQ(policyOf(tier + "misses = \"in_place\"").tiers[0].misses, "in_place");
+  const Policy cached = policyOf(tier + "misses = \"cached\"\ncache_slots = 3");
+  EXPECT_EQ(cached.tiers[0].cacheSlots, 3u);
+  EXPECT_FALSE(cached.tiers[0].planned);
+  EXPECT_EQ(errorOf(tier + "misses = \"lru\""),
+            "p.toml:3:10: unknown strategy 'lru' (known: 'stream', 'in_place', 'host_compute', "
+            "'cached')");
+  EXPECT_EQ(errorOf(tier + "cache_slots = 3"),
+            "p.toml:3:15: cache_slots is for misses = \"cached\"");
 }
 
 TEST(PolicyTest, TakesTheProfilesPathFromThePolicysFolder) {

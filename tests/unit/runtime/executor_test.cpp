@@ -47,9 +47,49 @@ void writeLogits(void *const *bindings, const moeplan_step *step, uint64_t, uint
       *reinterpret_cast<float *>(logits + (row * 8 + i) * sizeof(float)) = float(row);
 }
 
-enum Kernel : uint32_t { kCountTiles, kSumBehind, kRecordOperands, kWriteLogits };
-const std::vector<moeplan_kernel_fn> kKernels = {countTiles, sumBehind, recordOperands,
-                                                 writeLogits};
+/// bindings[0]: for each of the two experts the slots that it is told of, and behind them how often
+/// it ran; bindings[2]: where the slots of each begin.
+void countSlots(void *const *bindings, const moeplan_step *, uint64_t begin, uint64_t end) {
+  auto *counts = static_cast<uint32_t *>(bindings[0]);
+  const auto *slots = static_cast<const uint32_t *>(bindings[2]);
+  for (uint64_t tile = begin; tile < end; ++tile) {
+    for (int expert = 0; expert < 2; ++expert)
+      counts[expert] += slots[expert + 1] - slots[expert];
+    ++counts[2];
+  }
+}
+
+enum Kernel : uint32_t {
+  kCountTiles,
+  kSumBehind,
+  kRecordOperands,
+  kWriteLogits,
+  kCountSlots,
+  kCountSlotsOnce
+};
+const std::vector<moeplan_kernel_fn> kKernels = {countTiles,  sumBehind,  recordOperands,
+                                                 writeLogits, countSlots, countSlots};
+
+/// Prepares one expert after the other.
+class OneByOne : public ExpertSource {
+public:
+  bool hasMisses(uint32_t layer) const override { return layer == missing; }
+  uint32_t prepare(uint32_t layer, std::span<const uint32_t> begin, uint32_t first,
+                   bool undivided) override {
+    calls.push_back({layer, begin[2], first, undivided});
+    return undivided ? 2 : first + 1;
+  }
+  void finish() override { ++finished; }
+
+  struct Call {
+    uint32_t layer, slots, first;
+    bool undivided;
+    bool operator==(const Call &) const = default;
+  };
+  uint32_t missing = 1;
+  std::vector<Call> calls;
+  int finished = 0;
+};
 
 class ExecutorTest : public ::testing::Test {
 protected:
@@ -61,7 +101,12 @@ protected:
          7,
          "experts_gate_up",
          {{"formats", 1 << MOEPLAN_FORMAT_F32}, {"weight_format", MOEPLAN_FORMAT_BF16}}},
-        {"write_logits", 1}};
+        {"write_logits", 1},
+        {"count_slots", 3, "experts_gate_up", {{"formats", 1 << MOEPLAN_FORMAT_F32}}},
+        {"count_slots_once",
+         3,
+         "experts_gate_up",
+         {{"formats", 1 << MOEPLAN_FORMAT_F32}, {"accumulate", 0}}}};
     draft.program().arenaBytes = kArenaBytes;
     // The second program, since the first is for one token.
     draft.plans[0].programs.push_back({"prefill", kMaxTokens, kArenaBytes, {}});
@@ -132,6 +177,43 @@ TEST_F(ExecutorTest, EveryTileRunsOnceOnAnyNumberOfThreads) {
             << threads << " threads, " << tiles << " tiles, tile " << tile;
     }
   }
+}
+
+/// A dispatch of `kernel` on the experts of `layer`; slots begin at byte 0, counts are at `counts`.
+CommandDraft onExperts(uint32_t kernel, uint32_t layer, uint64_t counts) {
+  return dispatch(kernel, 1,
+                  {arena(counts, 12), operand(BindingKind::experts, layer, 0, 0), arena(0, 12)});
+}
+
+TEST_F(ExecutorTest, ExpertsThatAreNotThereAreBroughtOneAfterTheOther) {
+  BoundProgram program =
+      bind({onExperts(kCountSlots, 0, 64), barrier(), onExperts(kCountSlots, 1, 128), barrier(),
+            onExperts(kCountSlots, 1, 192), barrier(), dispatch(kCountTiles, 1, {arena(256, 64)})});
+  const uint32_t slots[] = {0, 3, 5};
+  std::memcpy(arenaMemory, slots, sizeof slots);
+  OneByOne source;
+  program.run(pool, step, nullptr, nullptr, &source);
+  auto counts = [&](uint64_t offset) {
+    return std::vector<uint32_t>(inArena<uint32_t>(offset), inArena<uint32_t>(offset) + 3);
+  };
+  // All slots once, in one run where nothing is missing, in one per expert where it is.
+  EXPECT_EQ(counts(64), (std::vector<uint32_t>{3, 2, 1}));
+  EXPECT_EQ(counts(128), (std::vector<uint32_t>{3, 2, 2}));
+  EXPECT_EQ(counts(192), (std::vector<uint32_t>{3, 2, 2}));
+  EXPECT_EQ(*inArena<uint32_t>(256), 1u);
+  EXPECT_EQ(source.calls, (std::vector<OneByOne::Call>{{1, 5, 0, false}, {1, 5, 1, false}}));
+  EXPECT_EQ(source.finished, 2);
+  // The next run is told of all slots again.
+  program.run(pool, step, nullptr);
+  EXPECT_EQ(counts(128), (std::vector<uint32_t>{6, 4, 3}));
+}
+
+TEST_F(ExecutorTest, WhatDoesNotAddToWhatIsThereRunsOnce) {
+  BoundProgram program =
+      bind({onExperts(kCountSlots, 1, 64), barrier(), onExperts(kCountSlotsOnce, 1, 128)});
+  OneByOne source;
+  program.run(pool, step, nullptr, nullptr, &source);
+  EXPECT_EQ(source.calls, (std::vector<OneByOne::Call>{{1, 0, 0, true}}));
 }
 
 TEST_F(ExecutorTest, AGridPerTokenGrowsWithTheTokensOfTheStep) {

@@ -4,6 +4,8 @@
 #include "tests/support/files.h"
 
 #include <gtest/gtest.h>
+
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace moeplan::testing {
@@ -37,7 +39,8 @@ TEST(InspectTest, WithoutAPolicyNothingIsClaimed) {
 TEST(InspectTest, LimitsPredictionCanaryAndSwitching) {
   ArtifactDraft draft;
   draft.profileDigest = "abc";
-  draft.canary = CanaryDraft{128, 1000, 0.02, {}};
+  draft.canary = CanaryDraft{128, 1000, 0.02, {}, CanaryTextDraft()};
+  draft.plans[0].canary.emplace();
   draft.switching = SwitchingDraft{0.25, 0.125, 5};
   PlanDraft &plan = draft.plans[0];
   plan.missStrategy = fb::MissStrategy::cached;
@@ -58,11 +61,15 @@ TEST(InspectTest, LimitsPredictionCanaryAndSwitching) {
 
   const Json json = inspect(draft);
   EXPECT_EQ(json.at("canary"), Json::parse(R"({"tokens": 128, "every_tokens": 1000,
-      "max_perplexity_increase": 0.02, "max_divergence": null})"));
+      "max_perplexity_increase": 0.02, "max_divergence": null, "predicted_tokens": 2})"));
   EXPECT_EQ(json.at("switching"),
             Json::parse(R"({"bandwidth_share": 0.25, "hysteresis": 0.125, "min_seconds": 5.0})"));
   EXPECT_EQ(json.at("provenance").at("profile_digest"), "abc");
   const Json &described = json.at("plans").at(0);
+  EXPECT_NEAR(described.at("canary").at("perplexity_increase").get<double>(), std::expm1(0.5),
+              1e-6);
+  EXPECT_EQ(described.at("canary").at("divergence"), 0.25);
+  EXPECT_EQ(described.at("canary").at("logits_digest"), "0000000000000007");
   EXPECT_EQ(described.at("miss_strategy"), "cached");
   EXPECT_EQ(described.at("cache_slots"), 2);
   EXPECT_EQ(described.at("prefer"), "throughput");
