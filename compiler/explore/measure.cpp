@@ -49,6 +49,7 @@ public:
     sys::RemoveFileOnSignal(path);
   }
   ~Measurer() {
+    session.reset();
     artifact.reset();
     sys::fs::remove(path);
     sys::DontRemoveFileOnSignal(path);
