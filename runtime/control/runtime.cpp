@@ -6,6 +6,10 @@
 #include "runtime/control/switcher.h"
 
 #include <algorithm>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <utility>
 
 namespace moeplan {
@@ -42,6 +46,14 @@ Status checkOptions(const RuntimeOptions &options) {
   MOEPLAN_TRY(check("bandwidth_share", options.bandwidthShare, share > 0 && share <= 1));
   MOEPLAN_TRY(check("hysteresis", options.hysteresis, hysteresis >= 0 && hysteresis < 1));
   return check("min_seconds", options.minSeconds, options.minSeconds.value_or(0) >= 0);
+}
+
+/// Lets this thread never take the CPU from one that makes tokens. Advice.
+void yieldToOthers() {
+  constexpr int kNice = 10;
+  const sched_param none{};
+  (void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &none);
+  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
 }
 
 Status nothingFits(const std::vector<Candidate> &candidates, uint64_t budget) {
@@ -334,6 +346,7 @@ Runtime::Controlled *Runtime::nextCheck() {
 }
 
 void Runtime::work() {
+  yieldToOthers();
   std::unique_lock lock(mutex_);
   while (!stop_) {
     if (budgetChanged_ || (askBudgetAgain_ && Clock::now() >= *askBudgetAgain_))

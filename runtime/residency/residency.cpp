@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 namespace moeplan {
 
@@ -114,8 +115,8 @@ Result<DeviceMemory> Residency::bringIn(Held held, const Staging &staging) {
   counters_.stagedBytes += bytes;
   if (onDevice)
     counters_.copiedBytes += bytes;
-  if (onDevice && !isHeld({held.segment, fb::Residency::host}))
-    artifact_.release(held.segment);
+  if (onDevice)
+    releaseSource(held.segment);
   return memory;
 }
 
@@ -134,13 +135,33 @@ Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &
       MOEPLAN_ASSIGN(const Device::Transfer transfer,
                      device_.beginCopy(target + begin, part.data(), part.size()));
       hasher.update(part);
-      device_.finish(transfer);
+      device_.finish(std::exchange(copying_, transfer));
     } else {
       hasher.update(part);
     }
     pace.worked(Clock::now() - start);
   }
   return checkSum(segment, hasher.digest());
+}
+
+void Residency::finishCopies() {
+  const std::lock_guard lock(stagingMutex_);
+  device_.finish(std::exchange(copying_, {}));
+}
+
+/// Gives pages back that were read only to be copied: many at a time, since it interrupts every
+/// thread.
+void Residency::releaseSource(uint32_t segment) {
+  constexpr uint64_t kMost = uint64_t(256) << 20;
+  copiedSources_.push_back(segment);
+  copiedSourceBytes_ += bytesOf(segment);
+  if (copiedSourceBytes_ < kMost)
+    return;
+  for (uint32_t copied : copiedSources_)
+    if (!isHeld({copied, fb::Residency::host}))
+      artifact_.release(copied);
+  copiedSources_.clear();
+  copiedSourceBytes_ = 0;
 }
 
 Status Residency::checkSum(uint32_t segment, uint64_t digest) const {
@@ -163,8 +184,11 @@ bool Residency::isIntact(Held held) const {
 }
 
 Status Residency::repair(Held held) {
+  const std::lock_guard oneAtATime(stagingMutex_);
   auto *target = const_cast<std::byte *>(address(held));
-  return copyParts(held.segment, target, {}).withContext("segment '" + nameOf(held.segment) + "'");
+  Status status = copyParts(held.segment, target, {});
+  device_.finish(std::exchange(copying_, {}));
+  return std::move(status).withContext("segment '" + nameOf(held.segment) + "'");
 }
 
 Lease::~Lease() {

@@ -55,6 +55,9 @@ public:
   bool adopt(Held held);
   void release(Held held);
   bool isHeld(Held held) const;
+  /// Waits for what acquire() has sent to the device: it returns when the last part of a weight is
+  /// under way, so that the link is never idle between two.
+  void finishCopies();
 
   /// Where kernels read a weight; in the device's memory it has to be held.
   const std::byte *address(Held held) const;
@@ -85,12 +88,16 @@ private:
   }
   Result<DeviceMemory> bringIn(Held held, const Staging &staging);
   Status copyParts(uint32_t segment, std::byte *target, const Staging &staging);
+  void releaseSource(uint32_t segment);
   Status checkSum(uint32_t segment, uint64_t digest) const;
 
   const Artifact &artifact_;
   Device &device_;
   ResidencyCounters counters_;
-  std::mutex stagingMutex_;                   ///< held while one weight is brought in
+  std::mutex stagingMutex_;             ///< held while one weight is brought in
+  Device::Transfer copying_;            ///< the last one under way
+  std::vector<uint32_t> copiedSources_; ///< whose pages have not been given back yet
+  uint64_t copiedSourceBytes_ = 0;
   mutable std::mutex mutex_;                  ///< of the entries
   std::array<std::vector<Entry>, 2> entries_; ///< by memory and segment
 };

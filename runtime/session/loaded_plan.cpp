@@ -27,6 +27,7 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
   }
   MOEPLAN_TRY(loaded->fillTable());
   MOEPLAN_TRY(loaded->bind());
+  backend.residency().finishCopies();
   return loaded;
 }
 
@@ -112,7 +113,9 @@ void LoadedPlan::evict(uint32_t expert, const std::set<Held> &kept) {
 }
 
 Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {
-  return acquireExpert(expert, staging);
+  Status status = acquireExpert(expert, staging);
+  backend_.residency().finishCopies();
+  return status;
 }
 
 Status LoadedPlan::evictDense(const std::set<Held> &kept) {
@@ -134,6 +137,7 @@ Status LoadedPlan::bringBackDense(const Staging &staging) {
   for (const Held &held : denseOnHost_)
     if (!lease_.has(held))
       MOEPLAN_TRY(lease_.acquire(held, staging));
+  backend_.residency().finishCopies();
   return {};
 }
 

@@ -25,12 +25,13 @@ struct SwitchMeasurement {
   uint32_t threads = 0;
   std::vector<std::string> plans;
   uint32_t switches = 0;
-  double tokenSeconds = 0; ///< median of a token between switches, over the plans the slowest
-  Tail stallSeconds;       ///< the slower of the tokens right before and right after the exchange
-  Tail stallRatio;         ///< that over the median token of the plan it was computed under
-  Tail ordinaryRatio;      ///< of tokens between switches over that median
-  Tail slowestSeconds;     ///< the slowest token from the request to the end of the switch
-  Tail stagingSeconds;     ///< from the request to the exchange
+  double tokenSeconds = 0;     ///< median of a token between switches, over the plans the slowest
+  double coldTokenSeconds = 0; ///< likewise, of tokens whose weights are in no cache
+  Tail stallSeconds;   ///< the slower of the tokens right before and right after the exchange
+  Tail stallRatio;     ///< that over the median token of the plan it was computed under
+  Tail ordinaryRatio;  ///< of tokens between switches over that median
+  Tail slowestSeconds; ///< the slowest token from the request to the end of the switch
+  Tail stagingSeconds; ///< from the request to the exchange
   uint64_t movedBytes = 0,
            neededBytes = 0; ///< brought in by all switches; what the plans differ in
   uint64_t evictedBytes = 0;
