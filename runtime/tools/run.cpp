@@ -225,7 +225,13 @@ nlohmann::ordered_json ratePerSecond(size_t tokens, double seconds) {
   return static_cast<double>(tokens) / std::max(seconds, 1e-9);
 }
 
-void report(const Options &options, const moeplan_session &session, size_t promptTokens,
+/// What a session was, once it is gone.
+struct SessionFacts {
+  std::string plan, targetCpu;
+  uint32_t threads;
+};
+
+void report(const Options &options, const SessionFacts &session, size_t promptTokens,
             const Prefill &prefill, const Generation &generation) {
   const auto prefillRate = ratePerSecond(promptTokens, prefill.seconds);
   const auto decodeRate = ratePerSecond(generation.steps, generation.seconds);
@@ -236,9 +242,9 @@ void report(const Options &options, const moeplan_session &session, size_t promp
                {"stop_reason", generation.stopReason},
                {"prefill_tokens_per_second", prefillRate},
                {"decode_tokens_per_second", decodeRate},
-               {"plan", moeplan_session_plan_name(&session)},
-               {"target_cpu", moeplan_session_target_cpu(&session)},
-               {"threads", moeplan_session_threads(&session)},
+               {"plan", session.plan},
+               {"target_cpu", session.targetCpu},
+               {"threads", session.threads},
                {"seed", options.sampling.seed}});
     return;
   }
@@ -247,11 +253,10 @@ void report(const Options &options, const moeplan_session &session, size_t promp
   auto rate = [](const nlohmann::ordered_json &value) {
     return value.is_null() ? "" : ", " + formatRate(value.get<double>()) + " tokens/s";
   };
-  std::fprintf(stderr,
-               "prefill %zu tokens%s; decode %zu tokens%s; stop: %s; plan %s, %s, %u threads\n",
-               promptTokens, rate(prefillRate).c_str(), generation.tokens.size(),
-               rate(decodeRate).c_str(), generation.stopReason, moeplan_session_plan_name(&session),
-               moeplan_session_target_cpu(&session), moeplan_session_threads(&session));
+  std::fprintf(
+      stderr, "prefill %zu tokens%s; decode %zu tokens%s; stop: %s; plan %s, %s, %u threads\n",
+      promptTokens, rate(prefillRate).c_str(), generation.tokens.size(), rate(decodeRate).c_str(),
+      generation.stopReason, session.plan.c_str(), session.targetCpu.c_str(), session.threads);
 }
 
 void run(const Options &options) {
@@ -265,8 +270,8 @@ void run(const Options &options) {
     else
       std::fprintf(stderr, "%s\n", eventLine(event).c_str());
   });
-  const auto session = createSession(*artifact, options.plan, options.contextLength,
-                                     options.threads, &control.runtime());
+  auto session = createSession(*artifact, options.plan, options.contextLength, options.threads,
+                               &control.runtime());
   const uint32_t contextLength = moeplan_session_context_length(session.get());
   if (prompt.size() > contextLength)
     throw Failure("the prompt has " + std::to_string(prompt.size()) +
@@ -278,7 +283,11 @@ void run(const Options &options) {
   director.begin();
   const Generation generation =
       generate(options, *artifact, *session, *sampler, director, filled.logits);
-  report(options, *session, prompt.size(), filled, generation);
+  const SessionFacts facts{moeplan_session_plan_name(session.get()),
+                           moeplan_session_target_cpu(session.get()),
+                           moeplan_session_threads(session.get())};
+  session.reset(); // what is still to be told of it comes before the result
+  report(options, facts, prompt.size(), filled, generation);
   if (interrupted != 0)
     throw Failure("interrupted");
 }
