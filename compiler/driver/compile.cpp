@@ -13,6 +13,7 @@
 #include "compiler/transforms/passes.h"
 #include "compiler/tune/tune.h"
 #include "formats.h"
+#include "runtime/device/cpu_features.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/Verifier.h"
@@ -205,6 +206,8 @@ private:
   }
 
   Error readCanaryText() {
+    if (!policy.canary && !options.canaryText.empty())
+      return createStringError("--canary-text is for a policy that has a [canary]");
     facts.canary = policy.canary;
     if (!policy.canary || options.compileTo != Phase::Artifact || options.dryRun)
       return Error::success();
@@ -212,11 +215,25 @@ private:
       report.canaryLeftOut = true;
       return Error::success();
     }
+    if (Error error = checkRunsHere())
+      return error;
     auto canary = readCanary(*checkpoint, *policy.canary, options.canaryText);
     if (!canary)
       return canary.takeError();
     facts.canaryFacts = std::move(*canary);
     return Error::success();
+  }
+
+  /// A canary is computed by the machine that compiles.
+  Error checkRunsHere() const {
+    std::vector<std::string> names;
+    for (const CpuTarget &target : targets) {
+      if (missingCpuFeatures(target.features).empty())
+        return Error::success();
+      names.push_back(target.cpu);
+    }
+    return createStringError("canary: this machine can run none of the targets " +
+                             join(names, ", "));
   }
 
   /// The model in 16 bits, for the targets of this compilation.

@@ -44,14 +44,15 @@ Status forEachRow(Session &session, std::span<const int32_t> tokens,
 } // namespace
 
 bool logSoftmax(std::span<const float> logits, std::span<double> out) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
+  const auto [least, most] = std::minmax_element(logits.begin(), logits.end());
+  const double largest = *most;
   double sum = 0;
   for (float logit : logits)
     sum += std::exp(double(logit) - largest);
   const double offset = largest + std::log(sum);
   for (size_t i = 0; i < logits.size(); ++i)
     out[i] = double(logits[i]) - offset;
-  return std::isfinite(offset);
+  return std::isfinite(offset) && std::isfinite(*least);
 }
 
 double lumpedDivergence(std::span<const uint32_t> tokens, std::span<const float> logProbabilities,

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <map>
 
 namespace moeplan::tools {
@@ -138,9 +139,10 @@ std::string printMisses(const Json &plan) {
 std::string printCanary(const Json &canary) {
   if (canary.is_null())
     return "";
+  char divergence[32]; // small ones are noise of rounding
+  std::snprintf(divergence, sizeof divergence, "%.5f", canary.at("divergence").get<double>());
   return "    canary: perplexity " + percentOf(canary.at("perplexity_increase")) + ", divergence " +
-         formatRate(canary.at("divergence").get<double>()) + " nats per token, logits " +
-         plain(canary.at("logits_digest")) + "\n";
+         divergence + " nats per token, logits " + plain(canary.at("logits_digest")) + "\n";
 }
 
 std::string printPrediction(const Json &prediction) {

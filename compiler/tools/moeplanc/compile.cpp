@@ -193,7 +193,9 @@ Command addCompileCommand(CLI::App &app) {
   compile
       ->add_option("--canary-text", options.canaryText,
                    "held-out text for the policy's [canary], in place of its canary.text")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->needs(policy)
+      ->excludes(config);
   compile
       ->add_option("--stats", options.statistics,
                    "calibration statistics of this checkpoint, from 'moeplanc calibrate'")
@@ -207,7 +209,7 @@ Command addCompileCommand(CLI::App &app) {
       ->excludes(config);
   compile
       ->add_option("--threads", options.threads,
-                   "threads of the quantisers and of --tune (default: all cores)")
+                   "threads of the quantisers, of --tune and of the canary (default: all cores)")
       ->check(CLI::Range(1u, 1024u).description(""))
       ->type_name("N")
       ->excludes(config);

@@ -20,8 +20,10 @@ TEST(CanaryScoreTest, LogSoftmax) {
   out.resize(2);
   ASSERT_TRUE(logSoftmax(large, out));
   EXPECT_NEAR(out[1], -std::log1p(std::exp(-1)), 1e-12);
-  const std::vector<float> broken = {NAN, 1};
-  EXPECT_FALSE(logSoftmax(broken, out));
+  const std::vector<std::vector<float>> broken = {
+      {NAN, 1}, {1, NAN}, {INFINITY, 1}, {-INFINITY, 1}};
+  for (const std::vector<float> &row : broken)
+    EXPECT_FALSE(logSoftmax(row, out)) << row[0] << ", " << row[1];
 }
 
 TEST(CanaryScoreTest, DivergenceOverTheLikeliestIsABoundFromBelow) {
