@@ -51,12 +51,13 @@ std::vector<int32_t> randomTokens(const MixtralConfig &config, size_t count) {
   return tokens;
 }
 
-/// Whether all weights of a plan are in 16 bits or more.
+/// Whether all weights of a plan, and the KV cache, are in 16 bits or more.
 bool isReference(const fb::Artifact &artifact, const fb::Plan &plan) {
-  return all_of(weightsOf(plan).all(), [&](const Held &held) {
-    const fb::Format format = artifact.segments()->Get(held.segment)->format();
-    return format == fb::Format::bf16 || format == fb::Format::f32;
-  });
+  return artifact.model()->kv_cache_format() != fb::KvFormat::int8 &&
+         all_of(weightsOf(plan).all(), [&](const Held &held) {
+           const fb::Format format = artifact.segments()->Get(held.segment)->format();
+           return format == fb::Format::bf16 || format == fb::Format::f32;
+         });
 }
 
 Expected<std::unique_ptr<Artifact>> openArtifact(const std::string &path) {

@@ -241,7 +241,6 @@ private:
     CompileOptions reference;
     reference.checkpoint = options.checkpoint;
     reference.output = path;
-    reference.kvFormat = options.kvFormat;
     for (const CpuTarget &target : targets)
       reference.targetCpus.push_back(target.cpu);
     return compile(reference).takeError();
