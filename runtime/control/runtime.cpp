@@ -1,11 +1,11 @@
 #include "runtime/control/runtime.h"
 
-#include "kv_formats.h"
 #include "runtime/control/plan_ranking.h"
 #include "runtime/control/plan_repair.h"
 #include "runtime/control/switcher.h"
 
 #include <algorithm>
+#include <iterator>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
@@ -105,8 +105,7 @@ void Runtime::tell(Event event, const Controlled &controlled) {
   tell(event);
 }
 
-// ---- sessions
-// ------------------------------------------------------------------------------------
+// ---- sessions ----
 
 Result<Session *> Runtime::createSession(SessionOptions options, const void *owner) {
   const Artifact &artifact = backend_->artifact();
@@ -184,8 +183,7 @@ void Runtime::withSessions(const std::function<void(const std::vector<Session *>
   answered_.notify_all();
 }
 
-// ---- choosing
-// ------------------------------------------------------------------------------------
+// ---- choosing ----
 
 uint64_t Runtime::bytesUnder(const fb::Plan &plan, std::optional<uint64_t> cacheOfOneMore) const {
   const Residency &residency = backend_->residency();
@@ -266,11 +264,12 @@ void Runtime::followBudget(Clock::time_point now) {
   budgetChanged_ = false;
   askBudgetAgain_.reset();
   bool switched = false;
+  const std::vector<Candidate> all = candidates();
   for (const auto &controlled : sessions_) {
     const fb::Plan *current =
         controlled->wanted ? controlled->wanted : &controlled->session->plan();
     const BudgetChoice choice =
-        budgetPolicy_.choose(candidates(), current, backend_->device().budget(), now);
+        budgetPolicy_.choose(all, current, backend_->device().budget(), now);
     if (choice.askAgain)
       askBudgetAgain_ = choice.askAgain;
     if (!choice.plan || choice.plan == current)
@@ -305,8 +304,7 @@ Status Runtime::verifyPlan(const char *name) {
   return {};
 }
 
-// ---- the thread
-// ----------------------------------------------------------------------------------
+// ---- the thread ----
 
 void Runtime::startThread() {
   if (!thread_.joinable())
@@ -435,6 +433,18 @@ void Runtime::runCheck(Controlled &controlled, std::unique_lock<std::mutex> &loc
   answered_.notify_all();
 }
 
+/// The next better plan that may be chosen; where there is none, the best of the others.
+const fb::Plan *Runtime::fallbackFor(const fb::Plan &plan) const {
+  const auto mayBeChosen = [&](const fb::Plan *other) { return checkChoice(*other).ok(); };
+  const auto self = std::find(byQuality_.begin(), byQuality_.end(), &plan);
+  const auto better =
+      std::find_if(std::make_reverse_iterator(self), byQuality_.rend(), mayBeChosen);
+  if (better != byQuality_.rend())
+    return *better;
+  const auto best = std::find_if(ranking_.begin(), ranking_.end(), mayBeChosen);
+  return best == ranking_.end() ? nullptr : *best;
+}
+
 void Runtime::judge(Controlled &controlled, const CheckResult &result) {
   using Verdict = CheckResult::Verdict;
   const fb::Plan &plan = *result.plan;
@@ -467,18 +477,7 @@ void Runtime::judge(Controlled &controlled, const CheckResult &result) {
   }
   tell(event, controlled);
   const std::lock_guard lock(mutex_);
-  // The next better plan; of a damaged one whichever is the best that is left.
-  const fb::Plan *next = nullptr;
-  const uint64_t budget = backend_->device().budget();
-  for (const Candidate &candidate : candidates())
-    if (candidate.bytes <= budget && !next)
-      next = candidate.plan;
-  const auto self = std::find(byQuality_.begin(), byQuality_.end(), &plan);
-  for (auto better = std::make_reverse_iterator(self); better != byQuality_.rend(); ++better)
-    if (checkChoice(**better).ok()) {
-      next = *better;
-      break;
-    }
+  const fb::Plan *next = fallbackFor(plan);
   if (!next)
     return;
   for (const auto &other : sessions_)

@@ -105,6 +105,7 @@ private:
   std::vector<Candidate> candidates(std::optional<uint64_t> cacheOfOneMore = std::nullopt) const;
   uint64_t bytesUnder(const fb::Plan &plan, std::optional<uint64_t> cacheOfOneMore) const;
   Status checkChoice(const fb::Plan &plan) const;
+  const fb::Plan *fallbackFor(const fb::Plan &plan) const;
   Controlled *find(const Session &session) const;
 
   std::shared_ptr<Backend> backend_;

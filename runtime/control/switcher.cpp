@@ -90,11 +90,26 @@ Status Switcher::stageAndFlip() {
   stagedBefore_ = residency_.counters().stagedBytes;
   if (shortage() > 0)
     MOEPLAN_TRY(makeRoom());
+  MOEPLAN_TRY(checkDeferred());
   MOEPLAN_ASSIGN(std::unique_ptr<LoadedPlan> next, session_.load(target_, staging_, deferred_));
   flip(std::move(next));
-  if (!deferred_.empty())
-    MOEPLAN_TRY(bringBack());
-  tell(MOEPLAN_EVENT_COMPLETED, stagedBytes());
+  Status rest = deferred_.empty() ? Status() : bringBack();
+  if (rest.code() == MOEPLAN_CANCELLED)
+    return rest;
+  if (rest.ok())
+    tell(MOEPLAN_EVENT_COMPLETED, stagedBytes());
+  else // the session runs the target, with the same results
+    tell(MOEPLAN_EVENT_FAILED, 0, "experts stay in host memory: " + rest.message());
+  return {};
+}
+
+/// They are read from the host's memory at first: what is damaged there must not be run.
+Status Switcher::checkDeferred() const {
+  for (uint32_t expert : deferred_)
+    for (const Held &held : weights_.experts[expert])
+      if (!residency_.isIntact({held.segment, fb::Residency::host}))
+        return corrupt("segment '" + residency_.nameOf(held.segment) +
+                       "': checksum does not match");
   return {};
 }
 

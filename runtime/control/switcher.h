@@ -41,6 +41,7 @@ public:
 private:
   Status stageAndFlip();
   Status makeRoom();
+  Status checkDeferred() const;
   void evict(const std::set<uint32_t> &experts);
   Status evictDense();
   void flip(std::unique_ptr<LoadedPlan> next);

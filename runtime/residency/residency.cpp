@@ -12,30 +12,8 @@ namespace moeplan {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// Bytes between two looks at the clock.
 constexpr uint64_t kPartBytes = 1 << 20;
-
-/// Leaves the rest of the time to others. What it sleeps too long is taken off the next time.
-class Pace {
-public:
-  explicit Pace(double share) : restPerWork_(1 / share - 1) {}
-
-  void worked(Clock::duration time) {
-    debt_ += std::chrono::duration_cast<Clock::duration>(time * restPerWork_);
-    if (debt_ < kShortest)
-      return;
-    const Clock::time_point begin = Clock::now();
-    std::this_thread::sleep_for(debt_);
-    debt_ -= Clock::now() - begin;
-  }
-
-private:
-  static constexpr std::chrono::microseconds kShortest{200};
-  double restPerWork_;
-  Clock::duration debt_{0};
-};
 
 } // namespace
 
@@ -111,19 +89,33 @@ Result<DeviceMemory> Residency::bringIn(Held held, const Staging &staging) {
     MOEPLAN_ASSIGN(memory, device_.count(bytes, "weights"));
   }
   if (onDevice || !staging.onDemand)
-    MOEPLAN_TRY(copyParts(held.segment, memory.data(), staging));
+    if (Status status = copyParts(held.segment, memory.data(), staging); !status.ok()) {
+      device_.finish(std::exchange(copying_, {})); // before its target goes
+      return status;
+    }
   counters_.stagedBytes += bytes;
-  if (onDevice)
+  if (onDevice) {
     counters_.copiedBytes += bytes;
-  if (onDevice)
     releaseSource(held.segment);
+  }
   return memory;
+}
+
+/// Leaves the rest of the time to others; what it sleeps too long is taken off the next time, of
+/// whichever weight.
+void Residency::rest(Clock::duration worked, double share) {
+  constexpr std::chrono::microseconds kShortest(200);
+  restDue_ += std::chrono::duration_cast<Clock::duration>(worked * (1 / share - 1));
+  if (restDue_ < kShortest)
+    return;
+  const Clock::time_point begin = Clock::now();
+  std::this_thread::sleep_for(restDue_);
+  restDue_ -= Clock::now() - begin;
 }
 
 /// Reads the weight part by part, to `target` on the device where there is one, and checks it.
 Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &staging) {
   const std::span<const std::byte> source = artifact_.weight(segment);
-  Pace pace(staging.share);
   Hasher hasher;
   for (uint64_t begin = 0; begin < source.size(); begin += kPartBytes) {
     if (staging.keepGoing && !staging.keepGoing())
@@ -139,7 +131,7 @@ Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &
     } else {
       hasher.update(part);
     }
-    pace.worked(Clock::now() - start);
+    rest(Clock::now() - start, staging.share);
   }
   return checkSum(segment, hasher.digest());
 }

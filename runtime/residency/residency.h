@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -78,6 +79,8 @@ public:
   ResidencyCounters &counters() { return counters_; }
 
 private:
+  using Clock = std::chrono::steady_clock;
+
   struct Entry {
     uint32_t references = 0;
     DeviceMemory memory; ///< counted, and on a device with a memory of its own the copy
@@ -89,12 +92,14 @@ private:
   Result<DeviceMemory> bringIn(Held held, const Staging &staging);
   Status copyParts(uint32_t segment, std::byte *target, const Staging &staging);
   void releaseSource(uint32_t segment);
+  void rest(Clock::duration worked, double share);
   Status checkSum(uint32_t segment, uint64_t digest) const;
 
   const Artifact &artifact_;
   Device &device_;
   ResidencyCounters counters_;
-  std::mutex stagingMutex_;             ///< held while one weight is brought in
+  std::mutex stagingMutex_; ///< held while one weight is brought in
+  Clock::duration restDue_{0};
   Device::Transfer copying_;            ///< the last one under way
   std::vector<uint32_t> copiedSources_; ///< whose pages have not been given back yet
   uint64_t copiedSourceBytes_ = 0;

@@ -150,6 +150,8 @@ Status LoadedPlan::putBackDense() {
 }
 
 void LoadedPlan::beginRun() {
+  if (denseOnHost_.empty())
+    return;
   uint64_t bytes = 0;
   for (const Held &held : denseOnHost_)
     bytes += backend_.residency().bytesOf(held.segment);
@@ -157,7 +159,10 @@ void LoadedPlan::beginRun() {
   reading_ = bytes > 0 ? backend_.device().beginReading(bytes) : Device::Transfer();
 }
 
-void LoadedPlan::endRun() { backend_.device().finish(reading_); }
+void LoadedPlan::endRun() {
+  if (!denseOnHost_.empty())
+    backend_.device().finish(reading_);
+}
 
 void LoadedPlan::putBack(uint32_t expert) {
   away_.erase(expert);

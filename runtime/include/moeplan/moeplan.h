@@ -143,7 +143,8 @@ typedef enum moeplan_event_kind {
   MOEPLAN_EVENT_FLIPPED = 2,     /* the next token is the new plan's; bytes: brought in so far */
   MOEPLAN_EVENT_RELEASED = 3,    /* what no plan needs any more is gone; bytes: of it */
   MOEPLAN_EVENT_COMPLETED = 4,   /* all weights are where the plan keeps them; bytes: brought in */
-  MOEPLAN_EVENT_FAILED = 5,      /* a switch ended with an error; the plan in use stays */
+  MOEPLAN_EVENT_FAILED = 5,      /* a switch ended with an error; the plan in use stays, or behind FLIPPED:
+                                  * some of its experts stay in the host's memory */
   MOEPLAN_EVENT_SUPERSEDED = 6,  /* a switch gave way to a later request */
   MOEPLAN_EVENT_BUDGET = 7,      /* a budget was set or asked for again; plan: what it allows */
   MOEPLAN_EVENT_CANARY = 8,      /* a check passed */

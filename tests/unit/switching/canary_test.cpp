@@ -52,6 +52,13 @@ TEST(CanaryTest, IsCheckedAfterASwitch) {
   EXPECT_GT(event.divergence, 0);
 }
 
+TEST(CanaryTest, IsCheckedWhenTheSessionIsIdle) {
+  const auto artifact = open(Artifacts::host());
+  Served served(*artifact, "int8");
+  served.generate(3); // fewer than between two checks
+  ASSERT_TRUE(served.log.waitFor(MOEPLAN_EVENT_CANARY));
+}
+
 TEST(CanaryTest, TheSixteenBitPlanIsItsOwnReference) {
   const auto artifact = open(Artifacts::host());
   EXPECT_NEAR(artifact->plan("full").value()->canary()->divergence(), 0, 1e-9);

@@ -192,6 +192,29 @@ TEST(SwitchTest, ADamagedWeightIsNotSwitchedTo) {
   EXPECT_STREQ(served.session->planName(), "int8");
 }
 
+TEST(SwitchTest, ADamagedWeightIsNotRunFromTheHostEither) {
+  TemporaryDirectory directory;
+  const auto path = directory.path() / "a.moeplan";
+  std::filesystem::copy_file(Artifacts::device(), path);
+  const auto artifact = open(path);
+  Served served(*artifact, "int8", kDevice);
+  served.prompt();
+  // So little room that experts come behind the exchange, the damaged one among them.
+  served.device().setBudget(served.device().used() + 100'000);
+  std::string bytes = readFile(path);
+  for (uint32_t expert = 0; expert < 32; ++expert)
+    bytes[artifact->header().segment_base +
+          artifact->metadata()
+              .segments()
+              ->Get(artifact->plan("int4").value()->experts()->Get(expert)->w2())
+              ->extent()
+              ->offset()] ^= 1;
+  writeFile(path, bytes);
+  EXPECT_EQ(served.switchTo("int4").code(), MOEPLAN_CORRUPT);
+  EXPECT_STREQ(served.session->planName(), "int8");
+  EXPECT_EQ(served.log.count(MOEPLAN_EVENT_FLIPPED), 0u);
+}
+
 TEST(SwitchTest, SessionsShareWeights) {
   const auto artifact = open(Artifacts::device());
   Served served(*artifact, "int8", kDevice);
