@@ -1,0 +1,46 @@
+// What kernels take from the machine they run on: NVIDIA's instructions, in PTX, without any header
+// of the toolkit. Everything that is not plain C++ is in this file.
+#pragma once
+
+#include "kernel_abi.h"
+
+namespace moeplan {
+
+constexpr int kWarp = 32;
+
+__device__ inline int lane() { return int(threadIdx.x) % kWarp; }
+__device__ inline int warp() { return int(threadIdx.x) / kWarp; }
+
+/// 16 bytes of a weight: read once, past the first cache.
+__device__ inline uint4 loadStreamed(const void *address) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address));
+  return v;
+}
+
+/// Two float32 as bf16, rounded to nearest even; `low` in the lower half.
+__device__ inline uint32_t toBf16Pair(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+/// Byte i of the result is byte `selector` nibble i of (high, low).
+__device__ inline uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
+  return __byte_perm(low, high, selector);
+}
+
+/// d [16, 8] += a [16, 16] b [16, 8], bf16 with float32 sums (PTX: mma.m16n8k16). Lane 4 g + t has
+/// in a rows g and g + 8 of column pairs t and t + 4, in b the same pairs of column g, in d rows g
+/// and g + 8 of columns 2 t and 2 t + 1.
+__device__ inline void multiplyAdd(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                   uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+               "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+} // namespace moeplan
