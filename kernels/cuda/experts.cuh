@@ -63,25 +63,136 @@ __device__ inline void loadColumns(const float *x, int block, float (&out)[8]) {
   }
 }
 
-/// Blocks of 32 columns that a warp of `warps` takes: whole groups of any format.
-struct BlockRange {
+/// Blocks of 32 columns that a warp of `kWarps` takes: whole groups of any format.
+template <int kColumns, int kWarps> struct BlockRange {
+  static constexpr int kUnit = 4; // blocks of the largest group
+  static constexpr int kBlocks = (kColumns + 31) / 32, kUnits = (kBlocks + kUnit - 1) / kUnit;
+  static constexpr int kMost = (kUnits + kWarps - 1) / kWarps * kUnit;
   int begin, end;
 
-  __device__ BlockRange(int columns, int warps, int index) {
-    constexpr int kUnit = 4; // blocks of the largest group
-    const int blocks = (columns + 31) / 32, units = (blocks + kUnit - 1) / kUnit;
-    begin = units * index / warps * kUnit;
-    end = units * (index + 1) / warps * kUnit;
-    end = end < blocks ? end : blocks;
+  __device__ BlockRange() {
+    begin = kUnits * warp() / kWarps * kUnit;
+    end = kUnits * (warp() + 1) / kWarps * kUnit;
+    end = end < kBlocks ? end : kBlocks;
   }
 };
 
-/// Writes the lane's sums to `out` [32 rows][8].
-__device__ inline void storeSums(float *out, const RowSums &sums) {
+/// 8 columns of `row`, times `scale` where `kScaled`; adds their squares to `square`.
+template <int kColumns, bool kScaled>
+__device__ inline void loadScaled(const float *row, const float *scale, int block, float (&x)[8],
+                                  float &square) {
+  loadColumns<kColumns>(row, block, x);
+  if constexpr (kScaled) {
+    float factors[8];
+    loadColumns<kColumns>(row ? scale : nullptr, block, factors);
+    for (int i = 0; i < 8; ++i) {
+      square += x[i] * x[i];
+      x[i] *= factors[i];
+    }
+  }
+}
+
+/// Up to eight rows, each lane's own: loaded and rounded where they are used.
+template <int kColumns, bool kScaled> struct RowActivations {
+  static constexpr bool kSingle = false;
+  const float *row, *scale; ///< row of lane / 4; null: zeros
+  float square = 0;
+
+  template <bool kPairs> __device__ BlockActivations prepare(int block) {
+    float x[8];
+    loadScaled<kColumns, kScaled>(row, scale, block, x, square);
+    BlockActivations rounded;
+    rounded.set<kPairs>(x);
+    return rounded;
+  }
+};
+
+/// The blocks of one row that each warp works on, rounded.
+template <int kColumns, int kWarps> struct StagedColumns {
+  uint4 columns[kWarps][BlockRange<kColumns, kWarps>::kMost * 4];
+  float sums[kWarps][BlockRange<kColumns, kWarps>::kMost];
+};
+
+/// One row, of which each warp rounds its blocks into shared memory first.
+template <int kColumns, bool kScaled, int kWarps> struct StagedActivations {
+  static constexpr bool kSingle = true;
+  StagedColumns<kColumns, kWarps> &shared;
+  const float *row, *scale;
+  int begin = 0;
+  float square = 0;
+
+  template <bool kPairs> __device__ void stage(BlockRange<kColumns, kWarps> range) {
+    begin = range.begin;
+    __syncwarp();
+    for (int first = range.begin; first < range.end; first += 8) {
+      const int block = first + lane() / 4;
+      float x[8] = {};
+      if (block < range.end)
+        loadScaled<kColumns, kScaled>(row, scale, block, x, square);
+      BlockActivations rounded;
+      rounded.set<kPairs>(x);
+      float sum = 0;
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t pair = rounded.b[i / 2][i % 2];
+        sum += __uint_as_float(pair << 16) + __uint_as_float(pair & 0xffff0000u);
+      }
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (block < range.end) {
+        shared.columns[warp()][(block - begin) * 4 + lane() % 4] = {
+            rounded.b[0][0], rounded.b[0][1], rounded.b[1][0], rounded.b[1][1]};
+        if (lane() % 4 == 0)
+          shared.sums[warp()][block - begin] = sum;
+      }
+    }
+    __syncwarp();
+  }
+  template <bool> __device__ BlockActivations prepare(int block) const {
+    const uint4 v = shared.columns[warp()][(block - begin) * 4 + lane() % 4];
+    return {{{v.x, v.y}, {v.z, v.w}}};
+  }
+  __device__ float sum(int block) const { return shared.sums[warp()][block - begin]; }
+};
+
+/// What a block of threads shares for its activations: nothing where there may be several rows.
+template <bool kSingle, int kColumns, int kWarps> struct SharedActivations {};
+template <int kColumns, int kWarps>
+struct SharedActivations<true, kColumns, kWarps> : StagedColumns<kColumns, kWarps> {};
+
+/// Sums of 32 rows of `weight` from `firstRow` on, over this warp's blocks. `row` is that of the
+/// lane, or the only one where `kSingle`. `square` becomes the sum of the squares the lane has
+/// read.
+template <class C, int kRows, int kColumns, bool kScaled, bool kSingle, typename Shared>
+__device__ inline RowSums multiplyExpert(const void *weight, int format, int firstRow,
+                                         const float *row, const float *scale, Shared &shared,
+                                         float &square) {
+  constexpr int kWarps = C::threads / kWarp;
+  const BlockRange<kColumns, kWarps> range;
+  RowSums sums = {};
+  withFormat<C::formats>(format, [&]<int kFormat>() {
+    const char *tile = tileOf<kFormat>(weight, firstRow, kRows, kColumns);
+    if constexpr (kSingle) {
+      StagedActivations<kColumns, kScaled, kWarps> activations{shared, row, scale};
+      activations.template stage<kFormat == MOEPLAN_FORMAT_BF16>(range);
+      multiplyRows<kFormat, C::unroll>(tile, range.begin, range.end, sums, activations);
+      square = activations.square;
+    } else {
+      RowActivations<kColumns, kScaled> activations{row, scale};
+      multiplyRows<kFormat, C::unroll>(tile, range.begin, range.end, sums, activations);
+      square = activations.square;
+    }
+  });
+  return sums;
+}
+
+/// Writes the lane's sums to `out` [32 rows][kRowsOfX]: one or eight.
+template <int kRowsOfX> __device__ inline void storeSums(float *out, const RowSums &sums) {
   const int g = lane() / 4, t = lane() % 4;
+  if (kRowsOfX == 1 && t > 0)
+    return;
   for (int r = 0; r < 4; ++r)
-    for (int n = 0; n < 2; ++n)
-      out[(4 * g + r) * 8 + 2 * t + n] = sums.sum[r][n];
+    for (int n = 0; n < (kRowsOfX == 1 ? 1 : 2); ++n)
+      out[(4 * g + r) * kRowsOfX + 2 * t + n] = sums.sum[r][n];
 }
 
 /// A block of threads: 32 rows of one routed expert.
@@ -90,54 +201,48 @@ __device__ void experts_gate_up(const moeplan_step *, const float *x, const floa
                                 const moeplan_expert *experts, const uint32_t *expertBegin,
                                 const uint32_t *slotToken, float *h) {
   constexpr int kFeatures = C::features, kRows = C::intermediate, kWarps = C::threads / kWarp;
+  constexpr bool kSingle = C::max_tokens == 1;
+  constexpr int kRowsOfX = kSingle ? 1 : 8;
   constexpr int kRowBlocks = (kRows + kRowsPerWarp - 1) / kRowsPerWarp;
-  __shared__ float partial[2][kWarps][kRowsPerWarp * 8];
+  __shared__ float partial[2][kWarps][kRowsPerWarp * kRowsOfX];
   __shared__ float squares[kWarps][8];
+  __shared__ SharedActivations<kSingle, kFeatures, kWarps> shared;
   const int firstRow = int(blockIdx.x) % kRowBlocks * kRowsPerWarp;
   const ExpertSlots slots(expertBegin, C::num_experts, int(blockIdx.x) / kRowBlocks);
   if (slots.expert < 0)
     return;
   const moeplan_expert &expert = experts[slots.expert];
   const int g = lane() / 4;
-  for (uint32_t first = slots.begin; first < slots.end; first += 8) {
-    const float *row =
-        first + g < slots.end ? x + int64_t(slotToken[first + g]) * kFeatures : nullptr;
-    const BlockRange range(kFeatures, kWarps, warp());
+  for (uint32_t first = slots.begin; first < slots.end; first += kRowsOfX) {
+    const uint32_t slot = first + (kSingle ? 0 : g);
+    const float *row = slot < slots.end ? x + int64_t(slotToken[slot]) * kFeatures : nullptr;
     float square = 0;
     for (int up = 0; up < 2; ++up) {
-      RowSums sums = {};
-      withFormat<C::formats>(up ? expert.w3_format : expert.w1_format, [&]<int kFormat>() {
-        const char *tile = tileOf<kFormat>(up ? expert.w3 : expert.w1, firstRow, kRows, kFeatures);
-        multiplyRows<kFormat, kFeatures, C::unroll>(
-            tile, range.begin, range.end, sums, [&](int block, float(&columns)[8]) {
-              loadColumns<kFeatures>(row, block, columns);
-              if constexpr (C::normalize) {
-                float factors[8];
-                loadColumns<kFeatures>(row ? scale : nullptr, block, factors);
-                for (int i = 0; i < 8; ++i) {
-                  square += up ? 0.0f : columns[i] * columns[i];
-                  columns[i] *= factors[i];
-                }
-              }
-            });
-      });
-      storeSums(partial[up][warp()], sums);
+      const void *weight = up ? expert.w3 : expert.w1;
+      const int format = up ? expert.w3_format : expert.w1_format;
+      constexpr bool kScaled = C::normalize != 0;
+      const RowSums sums = multiplyExpert<C, kRows, kFeatures, kScaled, kSingle>(
+          weight, format, firstRow, row, scale, shared, square);
+      storeSums<kRowsOfX>(partial[up][warp()], sums);
     }
     square += __shfl_xor_sync(~0u, square, 1);
     square += __shfl_xor_sync(~0u, square, 2);
+    if constexpr (kSingle)
+      for (int mask = 4; mask < kWarp; mask *= 2)
+        square += __shfl_xor_sync(~0u, square, mask);
     if (lane() % 4 == 0)
       squares[warp()][g] = square;
     __syncthreads();
-    for (int i = threadIdx.x; i < kRowsPerWarp * 8; i += C::threads) {
-      const uint32_t slot = first + i % 8;
-      const int n = firstRow + i / 8;
+    for (int i = threadIdx.x; i < kRowsPerWarp * kRowsOfX; i += C::threads) {
+      const uint32_t slot = first + i % kRowsOfX;
+      const int n = firstRow + i / kRowsOfX;
       if (slot >= slots.end || n >= kRows)
         continue;
       float gate = 0, up = 0, sum = 0;
       for (int w = 0; w < kWarps; ++w) {
         gate += partial[0][w][i];
         up += partial[1][w][i];
-        sum += squares[w][i % 8];
+        sum += squares[w][i % kRowsOfX];
       }
       const float factor = C::normalize ? rsqrtf(sum / kFeatures + float(C::epsilon)) : 1.0f;
       gate *= factor;
@@ -153,40 +258,38 @@ __device__ void experts_down(const moeplan_step *step, const float *h,
                              const moeplan_expert *experts, const uint32_t *expertBegin,
                              const uint32_t *slotToken, const float *slotWeight, float *y) {
   constexpr int kRows = C::features, kColumns = C::intermediate, kWarps = C::threads / kWarp;
-  constexpr int kTokens = 8;
-  __shared__ float partial[kWarps][kRowsPerWarp * 8];
-  __shared__ float result[kRowsPerWarp * kTokens];
+  constexpr bool kSingle = C::max_tokens == 1;
+  constexpr int kRowsOfX = kSingle ? 1 : 8;
+  __shared__ float partial[kWarps][kRowsPerWarp * kRowsOfX];
+  __shared__ float result[kRowsPerWarp * kRowsOfX];
+  __shared__ SharedActivations<kSingle, kColumns, kWarps> shared;
   const int firstRow = int(blockIdx.x) * kRowsPerWarp, g = lane() / 4;
-  for (int i = threadIdx.x; i < kRowsPerWarp * kTokens; i += C::threads)
+  for (int i = threadIdx.x; i < kRowsPerWarp * kRowsOfX; i += C::threads)
     result[i] = 0;
   for (int index = 0; index < C::num_experts; ++index) {
     const ExpertSlots slots(expertBegin, C::num_experts, index);
     if (slots.expert < 0)
       break;
     const moeplan_expert &expert = experts[slots.expert];
-    const float *row =
-        slots.begin + g < slots.end ? h + int64_t(slots.begin + g) * kColumns : nullptr;
-    const BlockRange range(kColumns, kWarps, warp());
-    RowSums sums = {};
-    withFormat<C::formats>(expert.w2_format, [&]<int kFormat>() {
-      multiplyRows<kFormat, kColumns, C::unroll>(
-          tileOf<kFormat>(expert.w2, firstRow, kRows, kColumns), range.begin, range.end, sums,
-          [&](int block, float(&columns)[8]) { loadColumns<kColumns>(row, block, columns); });
-    });
+    const uint32_t first = slots.begin + (kSingle ? 0 : g);
+    const float *row = first < slots.end ? h + int64_t(first) * kColumns : nullptr;
+    float square;
+    const RowSums sums = multiplyExpert<C, kRows, kColumns, false, kSingle>(
+        expert.w2, expert.w2_format, firstRow, row, nullptr, shared, square);
     __syncthreads();
-    storeSums(partial[warp()], sums);
+    storeSums<kRowsOfX>(partial[warp()], sums);
     __syncthreads();
-    for (int i = threadIdx.x; i < kRowsPerWarp * 8; i += C::threads)
-      if (const uint32_t slot = slots.begin + i % 8; slot < slots.end) {
+    for (int i = threadIdx.x; i < kRowsPerWarp * kRowsOfX; i += C::threads)
+      if (const uint32_t slot = slots.begin + i % kRowsOfX; slot < slots.end) {
         float sum = 0;
         for (int w = 0; w < kWarps; ++w)
           sum += partial[w][i];
-        result[i / 8 * kTokens + int(slotToken[slot])] += slotWeight[slot] * sum;
+        result[i / kRowsOfX * kRowsOfX + int(slotToken[slot])] += slotWeight[slot] * sum;
       }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kRowsPerWarp * kTokens; i += C::threads) {
-    const int token = i % kTokens, n = firstRow + i / kTokens;
+  for (int i = threadIdx.x; i < kRowsPerWarp * kRowsOfX; i += C::threads) {
+    const int token = i % kRowsOfX, n = firstRow + i / kRowsOfX;
     if (token < int(step->token_count) && n < kRows) {
       float &target = y[int64_t(token) * kRows + n];
       target = (C::accumulate ? target : 0.0f) + result[i];

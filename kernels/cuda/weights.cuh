@@ -103,13 +103,17 @@ struct RowSums {
   float sum[4][2];
 };
 
-/// Adds blocks `begin` .. `end` - 1 (whole groups) of the lane's rows. `tile` is the lane's tile,
-/// `activations(block, x)` gives its 8 columns of a block.
-template <int Format, int kColumns, int kUnroll, typename Activations>
+/// Adds blocks `begin` .. `end` - 1 (whole groups) of the lane's rows. `tile` is the lane's tile;
+/// of `activations`, prepare<kPairs>(block) gives the lane's 8 columns of a block. Where it is
+/// kSingle, all eight rows of activations are the same one, and sum(block) is that of its columns
+/// as they were rounded.
+template <int Format, int kUnroll, typename Activations>
 __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSums &total,
-                                    Activations &&activations) {
+                                    Activations &activations) {
   using Loads = BlockLoads<Format>;
   constexpr int blockBytes = Loads::kBits * 64;
+  constexpr bool kSingle = Activations::kSingle;
+  constexpr int kResults = kSingle ? 1 : 2;
   const int quad = lane() / 4 % 4;
   auto product = [&](const Loads &loads, const BlockActivations &x, float(&upper)[4],
                      float(&lower)[4], float(&sums)[4]) {
@@ -121,28 +125,21 @@ __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSum
         loads.pairs(r, half, a[r][0], a[r][1]);
       multiplyAdd(upper, a[0][0], a[1][0], a[0][1], a[1][1], x.b[half][0], x.b[half][1]);
       multiplyAdd(lower, a[2][0], a[3][0], a[2][1], a[3][1], x.b[half][0], x.b[half][1]);
-      if constexpr (!Loads::kPairs) {
+      if constexpr (!Loads::kPairs && !kSingle) {
         constexpr uint32_t one = 0x3f803f80u;
         multiplyAdd(sums, one, one, one, one, x.b[half][0], x.b[half][1]);
       }
     }
-  };
-  auto prepare = [&](int block) {
-    float x[8];
-    activations(block, x);
-    BlockActivations rounded;
-    rounded.template set<Loads::kPairs>(x);
-    return rounded;
   };
   if constexpr (Loads::kPairs) {
     float upper[4] = {}, lower[4] = {}, none[4];
 #pragma unroll kUnroll
     for (int block = begin; block < end; ++block) {
       Loads loads;
-      loads.load(tile + int64_t(block) * blockBytes + quad * 16);
-      product(loads, prepare(block), upper, lower, none);
+      loads.load(tile + block * blockBytes + quad * 16);
+      product(loads, activations.template prepare<true>(block), upper, lower, none);
     }
-    for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < kResults; ++n) {
       total.sum[0][n] += upper[n];
       total.sum[1][n] += upper[2 + n];
       total.sum[2][n] += lower[n];
@@ -155,7 +152,7 @@ __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSum
     constexpr int kGroups = kUnroll > groupBlocks ? kUnroll / groupBlocks : 1;
 #pragma unroll kGroups
     for (int block = begin; block < end; block += groupBlocks) {
-      const char *group = tile + int64_t(block / groupBlocks) * groupBytes;
+      const char *group = tile + block / groupBlocks * groupBytes;
       const int count = end - block < groupBlocks ? end - block : groupBlocks;
       Loads loads[groupBlocks];
 #pragma unroll
@@ -167,13 +164,16 @@ __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSum
       float upper[4] = {}, lower[4] = {}, sums[4] = {};
 #pragma unroll
       for (int i = 0; i < groupBlocks; ++i)
-        if (i < count)
-          product(loads[i], prepare(block + i), upper, lower, sums);
+        if (i < count) {
+          product(loads[i], activations.template prepare<false>(block + i), upper, lower, sums);
+          if constexpr (kSingle)
+            sums[0] += activations.sum(block + i);
+        }
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const float scale = __uint_as_float(((scales >> 8 * r & 255u) << 20) + MOEPLAN_SCALE_BIAS);
         const float zero = float(zeros >> 8 * r & 255u) * zeroStep + Loads::kBias;
-        for (int n = 0; n < 2; ++n) {
+        for (int n = 0; n < kResults; ++n) {
           const float value = r < 2 ? upper[2 * (r % 2) + n] : lower[2 * (r % 2) + n];
           total.sum[r][n] += scale * (value - zero * sums[n]);
         }
