@@ -174,11 +174,11 @@ __device__ inline RowSums multiplyExpert(const void *weight, int format, int fir
     if constexpr (kSingle) {
       StagedActivations<kColumns, kScaled, kWarps> activations{shared, row, scale};
       activations.template stage<kFormat == MOEPLAN_FORMAT_BF16>(range);
-      multiplyRows<kFormat, C::unroll>(tile, range.begin, range.end, sums, activations);
+      multiplyRows<kFormat, kColumns, C::unroll>(tile, range.begin, range.end, sums, activations);
       square = activations.square;
     } else {
       RowActivations<kColumns, kScaled> activations{row, scale};
-      multiplyRows<kFormat, C::unroll>(tile, range.begin, range.end, sums, activations);
+      multiplyRows<kFormat, kColumns, C::unroll>(tile, range.begin, range.end, sums, activations);
       square = activations.square;
     }
   });

@@ -37,12 +37,13 @@ template <int Format> struct BlockLoads {
   static constexpr float kBias = kPairs || kBits == 8 ? 0.0f : 128.0f;
   uint4 word[kLoads];
 
-  /// `rows` is the lane's first row of the block.
-  __device__ void load(const char *rows) {
+  /// `rows` is the lane's first row of the block, of which `columns` are there: tiles of bf16 end
+  /// with the last four columns.
+  __device__ void load(const char *rows, int columns = 32) {
     const int t = lane() % 4;
     if constexpr (kPairs) {
       for (int i = 0; i < 4; ++i)
-        word[i] = loadStreamed(rows + (4 * t + i) * 64);
+        word[i] = 8 * t + 2 * i < columns ? loadStreamed(rows + (4 * t + i) * 64) : uint4{};
     } else if constexpr (kBits == 8) {
       for (int i = 0; i < 2; ++i)
         word[i] = loadStreamed(rows + (2 * t + i) * 64);
@@ -107,7 +108,7 @@ struct RowSums {
 /// of `activations`, prepare<kPairs>(block) gives the lane's 8 columns of a block. Where it is
 /// kSingle, all eight rows of activations are the same one, and sum(block) is that of its columns
 /// as they were rounded.
-template <int Format, int kUnroll, typename Activations>
+template <int Format, int kColumns, int kUnroll, typename Activations>
 __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSums &total,
                                     Activations &activations) {
   using Loads = BlockLoads<Format>;
@@ -136,7 +137,8 @@ __device__ inline void multiplyRows(const char *tile, int begin, int end, RowSum
 #pragma unroll kUnroll
     for (int block = begin; block < end; ++block) {
       Loads loads;
-      loads.load(tile + block * blockBytes + quad * 16);
+      loads.load(tile + block * blockBytes + quad * 16,
+                 kColumns % 32 == 0 ? 32 : kColumns - 32 * block);
       product(loads, activations.template prepare<true>(block), upper, lower, none);
     }
     for (int n = 0; n < kResults; ++n) {

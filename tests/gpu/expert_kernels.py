@@ -8,6 +8,7 @@ Weights are random bytes, which are valid weights of every format; the reference
 description in schemas/kernel_abi.h. Bandwidth is bytes of weights over time, as a share of what a
 copy within the device's memory reaches (bytes read and written) in the same run.
 """
+import hashlib
 import pathlib
 import sys
 
@@ -86,7 +87,9 @@ def source(name, parameters, constants):
                       for k, v in constants.items())
     names = ["step"] + [p.split()[-1].lstrip("*") for p in parameters]
     declared = ", ".join(["const moeplan_step *step"] + parameters)
-    return (f'#include "experts.cuh"\nstruct Constants {{\n{members}}};\nextern "C" __global__ void '
+    # CuPy's cache knows a kernel by this text, which names what it includes.
+    digest = hashlib.sha256(b"".join(f.read_bytes() for f in sorted((ROOT / "kernels/cuda").glob("*.cuh"))))
+    return (f'// {digest.hexdigest()}\n#include "experts.cuh"\nstruct Constants {{\n{members}}};\nextern "C" __global__ void '
             f'__launch_bounds__({constants["threads"]}) {name}_kernel({declared}) {{\n'
             f'  moeplan::{name}<Constants>({", ".join(names)});\n}}\n')
 
