@@ -300,7 +300,8 @@ plan.plan @p {
 plan.kernel @k implements "add" machine cuda {}
 plan.plan @p {
   plan.program @decode max_tokens 1 memory host {
+    %x = plan.alloc 64 : !plan.buffer<host>
     // expected-error @+1 {{@k is a device's, the program is not in its memory}}
-    plan.dispatch @k tiles 1 () :
+    plan.dispatch @k tiles 1 (write %x) : !plan.buffer<host>
   }
 }

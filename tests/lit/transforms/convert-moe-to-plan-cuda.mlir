@@ -2,7 +2,7 @@
 // device memory, their kernels say how they are launched, and grids do not depend on the step.
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 device-tokens=1,8,64" --check-kernel-formats --schedule-transfers --assign-arena | FileCheck %s
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 device-tokens=1,8,64" | FileCheck %s --check-prefix=KERNEL
-// RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4" | FileCheck %s --check-prefix=CPU --implicit-check-not=cuda --implicit-check-not=device
+// RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4" | FileCheck %s --check-prefix=CPU --implicit-check-not=cuda --implicit-check-not=@device_
 // CPU: plan.program @prefill_4
 module attributes {moe.config = #moe.config<
     vocab_size = 32, hidden_size = 64, intermediate_size = 80, num_layers = 1,
