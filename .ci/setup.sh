@@ -38,6 +38,33 @@ install_dependencies() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# What makes code for CUDA devices, for the tests: nothing where it is there already, else the wheel from
+# PyPI, into a cache outside of the tree. Without it these tests are skipped; that is no error.
+MOEPLAN_NVRTC_VERSION=13.0.88
+provide_nvrtc() {
+  local library cache=${XDG_CACHE_HOME:-$HOME/.cache}/moeplan/nvrtc-$MOEPLAN_NVRTC_VERSION
+  [ -z "${MOEPLAN_NVRTC:-}" ] || return 0
+  for library in "${CUDA_HOME:-/usr/local/cuda}" "${CUDA_PATH:-/usr/local/cuda}" /usr/local/cuda*; do
+    ! compgen -G "$library/lib64/libnvrtc.so*" >/dev/null || return 0
+  done
+  ! ldconfig -p 2>/dev/null | grep -q 'libnvrtc\.so' || return 0
+  library=$cache/nvidia/cu13/lib/libnvrtc.so.13
+  if [ ! -e "$library" ]; then
+    say "fetching NVRTC $MOEPLAN_NVRTC_VERSION"
+    rm -rf "$cache.part"
+    if python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+      --target "$cache.part" "nvidia-cuda-nvrtc==$MOEPLAN_NVRTC_VERSION" >&2; then
+      rm -rf "$cache"
+      mv "$cache.part" "$cache"
+    fi
+  fi
+  if [ -e "$library" ]; then
+    export MOEPLAN_NVRTC=$library
+  else
+    say "no NVRTC: tests of code for CUDA devices are skipped (pip install nvidia-cuda-nvrtc)"
+  fi
+}
+
 # build_preset PRESET [TARGET...]: configures and builds into build/PRESET.
 build_preset() {
   local preset=$1

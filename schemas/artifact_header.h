@@ -27,7 +27,9 @@ inline constexpr uint32_t kFormatVersion = 1;
 /// Bits of `feature_bits`: each is set exactly where a file uses the feature.
 inline constexpr uint64_t kFeatureNoTokenizer = 1 << 0;      ///< tokenizer_segment is kNoTokenizer
 inline constexpr uint64_t kFeatureSyntheticWeights = 1 << 1; ///< there is a synthetic_seed
-inline constexpr uint64_t kKnownFeatureBits = kFeatureNoTokenizer | kFeatureSyntheticWeights;
+inline constexpr uint64_t kFeatureDeviceKernels = 1 << 2; ///< there are kernels of other machines
+inline constexpr uint64_t kKnownFeatureBits =
+    kFeatureNoTokenizer | kFeatureSyntheticWeights | kFeatureDeviceKernels;
 
 /// Artifact.tokenizer_segment of an artifact that takes and gives token ids only.
 inline constexpr uint32_t kNoTokenizer = UINT32_MAX;

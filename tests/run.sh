@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source .ci/setup.sh
 
 install_dependencies
+provide_nvrtc
 build_preset release
 say "running the tests of preset 'release'"
 ctest --preset release -j2

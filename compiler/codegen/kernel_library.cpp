@@ -204,8 +204,9 @@ Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> k
 
   Specializer specializer(module, target);
   for (const KernelSpec &kernel : kernels)
-    if (Error error = specializer.addWrapper(kernel))
-      return error;
+    if (kernel.machine == Machine::Cpu)
+      if (Error error = specializer.addWrapper(kernel))
+        return error;
   specializer.addAbiVersion();
   std::string problem;
   raw_string_ostream stream(problem);

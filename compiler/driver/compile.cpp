@@ -2,6 +2,7 @@
 
 #include "compiler/codegen/kernel_library.h"
 #include "compiler/driver/canary.h"
+#include "compiler/driver/cuda.h"
 #include "compiler/driver/planning.h"
 #include "compiler/driver/tier_op.h"
 #include "compiler/import/checkpoint.h"
@@ -82,6 +83,7 @@ public:
           ConvertMoeToPlanOptions conversion;
           conversion.tuningText = tuning;
           conversion.alsoFormats = options.alsoFormats;
+          conversion.deviceTokens = cuda.programTokens();
           if (!options.kvFormat.empty())
             conversion.kvFormat = options.kvFormat;
           passes.addPass(createConvertMoeToPlan(std::move(conversion)));
@@ -166,11 +168,12 @@ private:
       if (seen.insert(target->cpu).second)
         targets.push_back(std::move(*target));
     }
+    if (Error error =
+            cuda.choose(options.targetCudas.empty() ? policy.cudaTargets : options.targetCudas,
+                        options.compileTo == Phase::Artifact && !options.dryRun))
+      return error;
     // Before anything that takes long: a path that cannot be written is known now.
     if (options.compileTo == Phase::Artifact && !options.dryRun) {
-      if (!policy.cudaTargets.empty())
-        return createStringError("targets.cuda: this version makes code for CPUs only; --dry-run "
-                                 "and 'moeplanc explore' plan for a device");
       auto file = AtomicFile::create(options.output);
       if (!file)
         return file.takeError();
@@ -412,11 +415,15 @@ private:
         return library.takeError();
       // With check-kernel-formats this is the proof that every (expert, format, target) has code.
       for (auto [kernel, bytes] : zip_equal(kernels, library->codeBytes))
-        if (bytes == 0)
+        if (bytes == 0 && kernel.machine == Machine::Cpu)
           return createStringError("no code for kernel '" + kernel.symbol + "' on " + target.cpu);
       report.targetCpus.push_back(target.cpu);
       libraries.push_back(std::move(*library));
     }
+    auto cudaLibraries = cuda.compile(kernels, options.kernelCache);
+    if (!cudaLibraries)
+      return cudaLibraries.takeError();
+    report.cuda = cudaReportOf(kernels, *cudaLibraries);
     if (checkpointDigest.empty())
       checkpointDigest = checkpoint->digest();
     Provenance provenance{MOEPLAN_VERSION,  LLVM_VERSION_STRING,
@@ -427,8 +434,8 @@ private:
     CompleteFacts complete;
     if (facts.canaryFacts)
       complete = [&](const std::string &path) { return scoreCanaryOf(path); };
-    auto bytes = packArtifact(*module, *checkpoint, libraries, provenance, facts, quantizer,
-                              *output, options.progress, complete);
+    auto bytes = packArtifact(*module, *checkpoint, libraries, *cudaLibraries, provenance, facts,
+                              quantizer, *output, options.progress, complete);
     if (!bytes)
       return bytes.takeError();
     if (facts.canaryFacts)
@@ -448,6 +455,7 @@ private:
       if (!value.empty())
         line.append(" --").append(name).append("=").append(value);
     };
+    add("target-cuda", join(cuda.targets(), ","));
     add("expert-format", options.expertFormat);
     add("non-expert-format", options.nonExpertFormat);
     add("quantizer", options.quantizer);
@@ -471,6 +479,7 @@ private:
   std::string policyDigest, profileDigest, checkpointDigest;
   QuantizerChoice quantizers;
   std::vector<CpuTarget> targets;
+  CudaCompilation cuda;
   std::optional<AtomicFile> output; ///< the artifact, until it is committed
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Statistics> statistics;

@@ -1,6 +1,7 @@
 // The whole road from a checkpoint to an artifact.
 #pragma once
 
+#include "compiler/driver/cuda_report.h"
 #include "compiler/driver/report.h"
 
 #include "llvm/Support/Error.h"
@@ -43,6 +44,9 @@ struct CompileOptions {
   unsigned threads = 0;                ///< of the quantisers and of `tune`; 0: all cores
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
+  std::vector<std::string>
+      targetCudas;         ///< overrides the policy's: "sm_80"; empty: the policy's, or none
+  std::string kernelCache; ///< directory for compiled CUDA kernels; empty: none are kept
   Phase compileTo = Phase::Artifact;
   bool paperPlanner = false; ///< planned tiers are planned as arXiv 2407.14417 does
   PaperOptions paper;        ///< of that; the memory is the tier's
@@ -62,6 +66,7 @@ struct CompileReport {
   uint64_t fileBytes = 0;
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
+  CudaReport cuda; ///< empty without CUDA targets
   bool hasTokenizer = true;
   std::vector<std::string> canaryWarnings; ///< of plans that a runtime will leave
   bool canaryLeftOut = false; ///< the policy has one, but synthetic weights cannot be run here

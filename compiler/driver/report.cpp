@@ -1,5 +1,6 @@
 #include "compiler/driver/report.h"
 
+#include "compiler/driver/text_table.h"
 #include "runtime/support/units.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -15,24 +16,6 @@ using namespace moeplan;
 using namespace moeplan::compiler;
 
 namespace {
-
-/// Rows of cells, each column as wide as its widest; the first to the left, the rest to the right.
-void printTable(raw_ostream &out, ArrayRef<std::vector<std::string>> rows) {
-  std::vector<size_t> widths;
-  for (const auto &row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (auto [width, cell] : zip(widths, row))
-      width = std::max(width, cell.size());
-  }
-  for (const auto &row : rows) {
-    std::string line;
-    for (auto [index, cell] : enumerate(row)) {
-      const std::string padding(widths[index] - cell.size(), ' ');
-      line += index == 0 ? cell + padding : "  " + padding + cell;
-    }
-    out << StringRef(line).rtrim() << "\n";
-  }
-}
 
 std::string bytesText(uint64_t bytes) { return formatBytes(double(bytes)); }
 
@@ -177,7 +160,7 @@ std::string moeplan::compiler::printPlans(const PlansReport &report) {
   return text;
 }
 
-std::string moeplan::compiler::plansJson(const PlansReport &report) {
+std::string moeplan::compiler::plansJson(const PlansReport &report, const CudaReport &cuda) {
   std::string text;
   raw_string_ostream stream(text);
   json::OStream out(stream, 2);
@@ -215,6 +198,8 @@ std::string moeplan::compiler::plansJson(const PlansReport &report) {
     });
     if (report.storage)
       writeStorage(out, *report.storage);
+    if (!cuda.kernels.empty())
+      writeCuda(out, cuda);
   });
   stream << "\n";
   return text;

@@ -1,6 +1,7 @@
 // What was compiled, for people and for pipelines.
 #pragma once
 
+#include "compiler/driver/cuda_report.h"
 #include "compiler/driver/storage.h"
 #include "compiler/planner/planner.h"
 #include "compiler/policy/policy.h"
@@ -29,8 +30,9 @@ struct PlansReport {
 
 /// Tables: a row per plan; what is stored and shared; bytes to move between plans.
 std::string printPlans(const PlansReport &report);
-/// The same with exact bytes, as JSON with keys in a fixed order.
-std::string plansJson(const PlansReport &report);
+/// The same with exact bytes, and the kernels for devices where there are any, as JSON with keys in
+/// a fixed order.
+std::string plansJson(const PlansReport &report, const CudaReport &cuda);
 /// "int8g64 x 512, int4g32 x 256": linears by format, widest first.
 std::string formatCounts(const Placement &placement);
 

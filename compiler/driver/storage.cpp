@@ -24,8 +24,14 @@ std::set<Held> heldBy(plan::PlanOp plan) {
       for (mlir::FlatSymbolRefAttr linear : {expert.getW1(), expert.getW3(), expert.getW2()})
         held.emplace(linear.getValue(), expert.getResidency());
   });
+  // A plan with programs for a device runs there.
+  const bool onDevice = any_of(plan.getOps<plan::ProgramOp>(), [](plan::ProgramOp program) {
+    return program.getMemory() == plan::Memory::Device;
+  });
   plan.walk([&](plan::WeightOp weight) {
-    held.emplace(weight.getSegment(), weight->getParentOfType<plan::ProgramOp>().getMemory());
+    const plan::Memory memory = weight->getParentOfType<plan::ProgramOp>().getMemory();
+    if (!onDevice || memory == plan::Memory::Device)
+      held.emplace(weight.getSegment(), memory);
   });
   return held;
 }

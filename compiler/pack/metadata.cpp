@@ -19,6 +19,8 @@ static_assert(int(plan::Access::ReadWrite) == int(fb::Access::read_write));
 static_assert(int(plan::ResourceKind::Keys) == int(fb::BindingKind::keys));
 static_assert(int(plan::ResourceKind::Logits) == int(fb::BindingKind::logits));
 static_assert(int(plan::MissStrategy::Cached) == int(fb::MissStrategy::cached));
+static_assert(int(plan::Machine::Cuda) == int(fb::Machine::cuda));
+static_assert(int(Machine::Cuda) == int(fb::Machine::cuda));
 static_assert(int(MissStrategy::Cached) == int(fb::MissStrategy::cached));
 
 namespace {
@@ -127,9 +129,9 @@ private:
                                                isReal ? 0 : std::get<int64_t>(value),
                                                isReal ? std::get<double>(value) : 0));
       }
-      tables.push_back(fb::CreateKernel(builder, string(kernel.symbol),
-                                        string(kernel.implementation),
-                                        builder.CreateVector(constants), kernel.bindings));
+      tables.push_back(fb::CreateKernel(
+          builder, string(kernel.symbol), string(kernel.implementation),
+          builder.CreateVector(constants), kernel.bindings, fb::Machine(kernel.machine)));
     }
     return builder.CreateVector(tables);
   }
@@ -145,6 +147,11 @@ private:
           builder, string(library.target.cpu), string(library.target.triple),
           builder.CreateVector(features), tables.size(), builder.CreateVector(library.codeBytes)));
     }
+    for (const CudaLibrary &library : in.cudaLibraries)
+      tables.push_back(fb::CreateKernelLibrary(
+          builder, string(library.target), string("nvptx64-nvidia-cuda"),
+          builder.CreateVector(std::vector<Offset<String>>()), tables.size(),
+          builder.CreateVector(library.codeBytes), fb::Machine::cuda));
     return builder.CreateVector(tables);
   }
 
@@ -152,25 +159,29 @@ private:
     std::vector<Offset<fb::Plan>> tables;
     for (auto op : module.getOps<plan::PlanOp>()) {
       std::vector<fb::Expert> experts;
-      std::vector<Offset<fb::Program>> programs;
+      std::vector<Offset<fb::Program>> programs, devicePrograms;
       for (mlir::Operation &child : op.getBody().front()) {
         if (auto table = dyn_cast<plan::ExpertTableOp>(child))
           for (auto expert : table.getExperts().getAsRange<plan::ExpertAttr>())
             experts.push_back(fb::Expert(segment(expert.getW1()), segment(expert.getW3()),
                                          segment(expert.getW2()),
                                          fb::Residency(expert.getResidency())));
-        else
-          programs.push_back(buildProgram(cast<plan::ProgramOp>(child)));
+        else {
+          auto program = cast<plan::ProgramOp>(child);
+          (program.getMemory() == plan::Memory::Device ? devicePrograms : programs)
+              .push_back(buildProgram(program));
+        }
       }
-      tables.push_back(
-          buildPlan(op, builder.CreateVectorOfStructs(experts), builder.CreateVector(programs)));
+      tables.push_back(buildPlan(
+          op, builder.CreateVectorOfStructs(experts), builder.CreateVector(programs),
+          devicePrograms.empty() ? Tables<fb::Program>() : builder.CreateVector(devicePrograms)));
     }
     return builder.CreateVector(tables);
   }
 
   Offset<fb::Plan> buildPlan(plan::PlanOp op,
                              Offset<flatbuffers::Vector<const fb::Expert *>> experts,
-                             Tables<fb::Program> programs) {
+                             Tables<fb::Program> programs, Tables<fb::Program> devicePrograms) {
     const auto found = in.facts.plans.find(op.getSymName().str());
     static const PlanFacts kNone;
     const PlanFacts &facts = found == in.facts.plans.end() ? kNone : found->second;
@@ -185,7 +196,7 @@ private:
                           optional(limits.maxPerplexityIncrease),
                           optional(limits.minTokensPerSecond), optional(limits.bitsPerWeight),
                           optional(limits.deviceMemory), optional(limits.hostMemory), prediction,
-                          buildCanaryScore(op.getSymName()));
+                          buildCanaryScore(op.getSymName()), devicePrograms);
   }
 
   Offset<fb::CanaryScore> buildCanaryScore(StringRef plan) {
@@ -321,8 +332,11 @@ std::vector<KernelSpec> moeplan::compiler::collectKernels(mlir::ModuleOp module)
   });
   std::vector<KernelSpec> kernels;
   for (auto op : module.getOps<plan::KernelOp>()) {
-    KernelSpec kernel{
-        op.getSymName().str(), op.getImplementation().str(), {}, bindings.lookup(op.getSymName())};
+    KernelSpec kernel{op.getSymName().str(),
+                      op.getImplementation().str(),
+                      {},
+                      bindings.lookup(op.getSymName()),
+                      Machine(op.getMachine())};
     for (mlir::NamedAttribute constant : op.getConstants()) {
       std::variant<int64_t, double> value;
       if (auto real = dyn_cast<mlir::FloatAttr>(constant.getValue()))

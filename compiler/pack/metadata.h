@@ -1,6 +1,7 @@
 // The FlatBuffer of an artifact, made from a plan module.
 #pragma once
 
+#include "compiler/codegen/cuda_library.h"
 #include "compiler/codegen/kernel_library.h"
 #include "compiler/planner/placement.h"
 #include "compiler/policy/policy.h"
@@ -71,11 +72,12 @@ std::vector<KernelSpec> collectKernels(mlir::ModuleOp module);
 
 /// Everything the metadata is made from. Segments are numbered: `packed` first, then the module's
 /// `plan.segment`s in their order; `extents` follows that numbering. `packed` holds one code
-/// segment per library, in their order, then the tokenizer where there is one.
+/// segment per library, those of CPUs first, in their order, then the tokenizer where there is one.
 struct MetadataInput {
   mlir::ModuleOp module;
   llvm::ArrayRef<KernelSpec> kernels;
   llvm::ArrayRef<KernelLibrary> libraries;
+  llvm::ArrayRef<CudaLibrary> cudaLibraries;
   llvm::ArrayRef<PackedSegment> packed;
   llvm::ArrayRef<SegmentExtent> extents;
   const Provenance &provenance;

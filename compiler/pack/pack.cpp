@@ -40,11 +40,13 @@ Expected<PackedSegment> compress(std::string name, PackedSegment::Kind kind,
 class Packer {
 public:
   Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-         const Provenance &provenance, const PolicyFacts &facts, WeightQuantizer &quantizer,
-         const PackProgress &progress, const CompleteFacts &complete)
-      : module(module), checkpoint(checkpoint), libraries(libraries), provenance(provenance),
-        facts(facts), quantizer(quantizer), progress(progress), complete(complete),
-        weights(to_vector(module.getOps<plan::SegmentOp>())), kernels(collectKernels(module)) {}
+         ArrayRef<CudaLibrary> cudaLibraries, const Provenance &provenance,
+         const PolicyFacts &facts, WeightQuantizer &quantizer, const PackProgress &progress,
+         const CompleteFacts &complete)
+      : module(module), checkpoint(checkpoint), libraries(libraries), cudaLibraries(cudaLibraries),
+        provenance(provenance), facts(facts), quantizer(quantizer), progress(progress),
+        complete(complete), weights(to_vector(module.getOps<plan::SegmentOp>())),
+        kernels(collectKernels(module)) {}
 
   Expected<uint64_t> run(AtomicFile &file) {
     if (Error error = compressSegments())
@@ -79,6 +81,13 @@ private:
         return code.takeError();
       packed.push_back(std::move(*code));
     }
+    for (const CudaLibrary &library : cudaLibraries) {
+      auto code =
+          compress("kernels@" + library.target, PackedSegment::Kind::Code, bytesOf(library.code));
+      if (!code)
+        return code.takeError();
+      packed.push_back(std::move(*code));
+    }
     if (checkpoint.tokenizer().empty())
       return Error::success();
     auto tokenizer = compress("tokenizer", PackedSegment::Kind::Tokenizer, checkpoint.tokenizer());
@@ -109,7 +118,7 @@ private:
   }
 
   std::vector<uint8_t> metadata() const {
-    return buildMetadata({module, kernels, libraries, packed, extents, provenance,
+    return buildMetadata({module, kernels, libraries, cudaLibraries, packed, extents, provenance,
                           checkpoint.syntheticSeed(), facts});
   }
 
@@ -200,7 +209,8 @@ private:
     header.segment_base = base;
     header.file_size = file.position();
     header.feature_bits = (checkpoint.tokenizer().empty() ? kFeatureNoTokenizer : 0) |
-                          (checkpoint.syntheticSeed() ? kFeatureSyntheticWeights : 0);
+                          (checkpoint.syntheticSeed() ? kFeatureSyntheticWeights : 0) |
+                          (cudaLibraries.empty() ? 0 : kFeatureDeviceKernels);
     Hasher hasher;
     hasher.update(&header, offsetof(ArtifactHeader, checksum));
     hasher.update(bytes.data(), bytes.size());
@@ -213,6 +223,7 @@ private:
   mlir::ModuleOp module;
   const Checkpoint &checkpoint;
   ArrayRef<KernelLibrary> libraries;
+  ArrayRef<CudaLibrary> cudaLibraries;
   const Provenance &provenance;
   const PolicyFacts &facts;
   WeightQuantizer &quantizer;
@@ -229,8 +240,10 @@ private:
 
 Expected<uint64_t> moeplan::compiler::packArtifact(
     mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-    const Provenance &provenance, const PolicyFacts &facts, WeightQuantizer &quantizer,
-    AtomicFile &file, const PackProgress &progress, const CompleteFacts &complete) {
-  return Packer(module, checkpoint, libraries, provenance, facts, quantizer, progress, complete)
+    ArrayRef<CudaLibrary> cudaLibraries, const Provenance &provenance, const PolicyFacts &facts,
+    WeightQuantizer &quantizer, AtomicFile &file, const PackProgress &progress,
+    const CompleteFacts &complete) {
+  return Packer(module, checkpoint, libraries, cudaLibraries, provenance, facts, quantizer,
+                progress, complete)
       .run(file);
 }

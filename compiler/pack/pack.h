@@ -28,6 +28,7 @@ using CompleteFacts = std::function<llvm::Error(const std::string &path)>;
 /// arguments alone. Returns the size of the file.
 llvm::Expected<uint64_t> packArtifact(mlir::ModuleOp module, const Checkpoint &checkpoint,
                                       llvm::ArrayRef<KernelLibrary> libraries,
+                                      llvm::ArrayRef<CudaLibrary> cudaLibraries,
                                       const Provenance &provenance, const PolicyFacts &facts,
                                       WeightQuantizer &quantizer, AtomicFile &file,
                                       const PackProgress &progress, const CompleteFacts &complete);

@@ -28,12 +28,15 @@ def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
   let summary = "expand a placed model into plans: kernels, segments, programs of dispatches";
   let description = [{
     Each placed function becomes a `plan.plan` with one program per bucket of tokens: `decode` for
-    one token and `prefill_N` for up to N. Buffers have no offsets yet and nothing is ordered but by
+    one token and `prefill_N` for up to N. With `device-tokens` programs in device memory follow, of CUDA
+    kernels: `device_decode` for one token, `device_decode_N` for up to 8, `device_prefill_N`. Buffers have no offsets yet and nothing is ordered but by
     its place; `schedule-transfers` and `assign-arena` come next.
   }];
   let options = [
     ListOption<"prefillTokens", "prefill-tokens", "int64_t",
                "max_tokens of each prefill program, ascending (default 8,64,512)">,
+    ListOption<"deviceTokens", "device-tokens", "int64_t",
+               "max_tokens of each program for CUDA devices, ascending from 1 (default: none)">,
     Option<"kvFormat", "kv-format", "std::string", "\"bf16\"",
            "format of the KV cache: f32, bf16 or int8">,
     Option<"tuningText", "tuning", "std::string", "\"\"",

@@ -33,6 +33,14 @@ LogicalResult checkConvertible(func::FuncOp function) {
   return success();
 }
 
+/// Programs of up to as many tokens are for the next token of several sequences.
+constexpr int64_t kMaxDecodeTokens = 8;
+
+bool ascends(ArrayRef<int64_t> values) {
+  return llvm::is_sorted(values) &&
+         std::adjacent_find(values.begin(), values.end()) == values.end();
+}
+
 plan::Memory toMemory(moe::Residency residency) {
   return residency == moe::Residency::Host ? plan::Memory::Host : plan::Memory::Device;
 }
@@ -73,9 +81,13 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     llvm::append_range(buckets, prefillTokens);
     if (prefillTokens.empty())
       buckets.append({8, 64, 512});
-    if (!llvm::is_sorted(buckets) ||
-        std::adjacent_find(buckets.begin(), buckets.end()) != buckets.end()) {
+    if (!ascends(buckets)) {
       module.emitError("prefill-tokens must ascend and exceed 1");
+      return signalPassFailure();
+    }
+
+    if (!deviceTokens.empty() && (deviceTokens.front() != 1 || !ascends(deviceTokens))) {
+      module.emitError("device-tokens must ascend from 1");
       return signalPassFailure();
     }
 
@@ -143,13 +155,26 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     if (unplaced.wasInterrupted())
       return failure();
 
-    for (int64_t tokens : buckets) {
-      std::string name = tokens == 1 ? "decode" : "prefill_" + std::to_string(tokens);
+    auto addProgram = [&](const std::string &name, int64_t tokens, plan::Memory memory) {
       builder.setInsertionPointToEnd(body);
-      auto program = builder.create<plan::ProgramOp>(
-          function.getLoc(), name, tokens, plan::Memory::Host, IntegerAttr(), IntegerAttr());
+      auto program = builder.create<plan::ProgramOp>(function.getLoc(), name, tokens, memory,
+                                                     IntegerAttr(), IntegerAttr());
       program.getBody().emplaceBlock();
-      convertModel(symbols, program, function, kv, also, tuning);
+      return program;
+    };
+    for (int64_t tokens : buckets)
+      convertModel(symbols,
+                   addProgram(tokens == 1 ? "decode" : "prefill_" + std::to_string(tokens), tokens,
+                              plan::Memory::Host),
+                   function, kv, also, tuning);
+    for (int64_t tokens : deviceTokens) {
+      const std::string name = tokens > kMaxDecodeTokens ? "device_prefill" : "device_decode";
+      if (failed(convertModelForCuda(
+              symbols,
+              addProgram(tokens == 1 ? name : name + "_" + std::to_string(tokens), tokens,
+                         plan::Memory::Device),
+              function, kv, also, tuning)))
+        return failure();
     }
     function.erase();
     return success();

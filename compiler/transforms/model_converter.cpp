@@ -1,11 +1,9 @@
 #include "compiler/transforms/model_converter.h"
 
+#include "compiler/transforms/converter_base.h"
 #include "cpu/operand.h"
-#include "formats.h"
 
-#include "llvm/ADT/DenseMap.h"
 #include "llvm/ADT/DenseSet.h"
-#include "llvm/ADT/TypeSwitch.h"
 
 #include <cmath>
 
@@ -15,19 +13,11 @@ using namespace moeplan::compiler;
 
 namespace {
 
-/// Norms and the router's gate are small and sensitive: always float32.
-constexpr StringLiteral kVectorFormat = "f32";
 /// Query vectors that attention takes through the KV cache together: as many as stay in the second
 /// cache with their scores and sums.
 constexpr int64_t kQueriesPerTile = 64;
 /// Rows that experts_gate_up makes operands of at a time.
 constexpr int64_t kGateUpRowMultiple = 128;
-
-const FormatInfo &format(StringRef name) { return *findFormat(std::string_view(name)); }
-
-int64_t features(Value activation) {
-  return cast<RankedTensorType>(activation.getType()).getDimSize(1);
-}
 
 /// Whether every row of an activation is needed, or only those whose logits are wanted: for a
 /// prompt, what follows the last layer's keys and values matters for its last token alone.
@@ -45,82 +35,33 @@ llvm::DenseSet<Value> valuesNeededWhole(func::FuncOp function) {
 }
 
 /// Expands one placed function into one program.
-class ModelConverter {
+class ModelConverter : public ConverterBase {
 public:
   ModelConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
                  const KvFormatInfo &kvFormat, int64_t alsoFormats, const KernelTuning &tuning)
-      : module(module), program(module, op, tuning), programOp(op), function(function),
-        kvFormat(kvFormat), alsoFormats(alsoFormats), neededWhole(valuesNeededWhole(function)) {
-    if (auto format = function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName))
-      matrixFormat = format.getValue();
-  }
+      : ConverterBase(module, op, function, alsoFormats, tuning), kvFormat(kvFormat),
+        neededWhole(valuesNeededWhole(function)) {}
 
-  void run() {
-    for (Operation &op : function.front())
-      llvm::TypeSwitch<Operation *>(&op)
-          .Case<moe::EmbeddingOp, moe::RmsNormOp, moe::AttentionOp, moe::RouterOp, moe::ExpertsOp,
-                moe::AddOp, moe::LogitsOp>([&](auto typed) { convert(typed); });
-    programOp.setWeightBytesPerToken(weightBytesPerToken);
-  }
+  void run() { convertAll(*this); }
 
 private:
-  /// Where an activation comes from: float32 rows, to be normalised with `scale` where there is
-  /// one.
-  struct Source {
-    Value rows, scale;
-    double epsilon = 0;
-
-    int64_t normalize() const { return scale ? 1 : 0; }
-    /// What is bound as scale: a kernel that does not normalise does not read it.
-    Value scaleOrRows() const { return scale ? scale : rows; }
-  };
+  friend ConverterBase;
   /// Rows in the forms that matrix products read.
   struct OperandRows {
     Value rows;
     int64_t forms = 0;
   };
-  /// What group_by_expert leaves.
-  struct Groups {
-    Value expertBegin, slotToken, slotWeight;
-  };
-
-  plan::SegmentOp segment(FlatSymbolRefAttr symbol, StringRef formatName) {
-    auto weight = SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, symbol);
-    return module.segment(weight.getSymName(), weight.getSource(),
-                          weight.getTensorType().getShape(), formatName);
-  }
-
-  /// A weight that every token reads whole.
-  Value weight(FlatSymbolRefAttr symbol, StringRef formatName) {
-    plan::SegmentOp op = segment(symbol, formatName);
-    weightBytesPerToken += op.getBytes();
-    return program.weight(op);
-  }
 
   bool singleToken() const { return program.maxTokens() == 1; }
   /// The `logits_rows` of whatever computes `value`.
   int64_t logitsRows(Value value) const { return neededWhole.contains(value) ? 0 : 1; }
 
-  Source source(Value value) {
-    if (auto norm = value.getDefiningOp<moe::RmsNormOp>())
-      return {buffers.lookup(norm.getX()), norms.lookup(value),
-              norm.getEpsilon().convertToDouble()};
-    return {buffers.lookup(value), Value(), 0};
-  }
-
-  /// The float32 rows of `value`; a norm that only products had read until now is computed here.
-  Value rowsOf(Value value) {
-    Value &rows = buffers[value];
-    if (!rows) {
-      const Source from = source(value);
-      rows = program.activation(features(value));
-      program.dispatch("rms_norm",
-                       {{"features", features(value)},
-                        {"epsilon", from.epsilon},
-                        {"logits_rows", logitsRows(value)}},
-                       program.tokenGrid(), {read(from.rows), read(from.scale), write(rows)});
-    }
-    return rows;
+  void normalize(const Source &from, Value norm, Value rows) override {
+    program.dispatch("rms_norm",
+                     {{"features", features(norm)},
+                      {"epsilon", from.epsilon},
+                      {"logits_rows", logitsRows(norm)}},
+                     program.tokenGrid(), {read(from.rows), read(from.scale), write(rows)});
   }
 
   OperandRows makeOperand(const Source &from, int64_t width, int64_t forms, int64_t logits) {
@@ -141,21 +82,6 @@ private:
     if ((rows.forms & forms) != forms)
       rows = makeOperand(source(value), features(value), forms, logitsRows(value));
     return rows;
-  }
-
-  /// The buffer that `op` adds its result to: the residual's own where `op` is its last user, else
-  /// a copy of it; a fresh one where there is no residual.
-  Value resultBuffer(Operation *op, Value residual, Value result) {
-    if (!residual)
-      return program.activation(features(result));
-    bool lastUse = llvm::all_of(residual.getUsers(), [&](Operation *user) {
-      return user == op || user->isBeforeInBlock(op);
-    });
-    if (lastUse)
-      return rowsOf(residual);
-    Value copy = program.activation(features(result));
-    program.copy(rowsOf(residual), copy, program.maxTokens() * features(result) * 4);
-    return copy;
   }
 
   /// y (+)= w x for the rows of one token.
@@ -201,25 +127,9 @@ private:
 
   int64_t matrixForm() const { return moeplan_form_of(format(matrixFormat).id); }
 
-  void convert(moe::EmbeddingOp op) {
-    plan::SegmentOp table = segment(op.getTableAttr(), matrixFormat);
-    int64_t width = features(op.getResult());
-    weightBytesPerToken += formatRowBytes(format(matrixFormat), width);
-    Value tokens =
-        program.resource(plan::ResourceKind::Tokens, 0, program.maxTokens() * sizeof(int32_t));
-    Value out = buffers[op.getResult()] = program.activation(width);
-    program.dispatch("embedding",
-                     {{"features", width},
-                      {"vocab_size", table.getShape()[0]},
-                      {"weight_format", int64_t(format(matrixFormat).id)}},
-                     program.tokenGrid(), {read(tokens), read(program.weight(table)), write(out)});
-  }
+  using ConverterBase::convert;
 
-  /// Norms are computed by what reads them: see source().
-  void convert(moe::RmsNormOp op) {
-    rowsOf(op.getX());
-    norms[op.getResult()] = weight(op.getWeightAttr(), kVectorFormat);
-  }
+  void convert(moe::EmbeddingOp op) { convertEmbedding(op, {}); }
 
   /// The (cos, sin) table of the program's positions, made once and shared by all layers.
   Value ropeTable(int64_t headDim, double theta) {
@@ -341,48 +251,9 @@ private:
                       write(rows.rows)});
   }
 
-  Groups allocateGroups(int64_t numExperts, int64_t topK) {
-    int64_t slots = program.maxTokens() * topK;
-    return {program.alloc((numExperts + 1) * sizeof(uint32_t)),
-            program.alloc(slots * sizeof(uint32_t)), program.alloc(slots * sizeof(float))};
-  }
-
-  /// The formats of a layer's experts, as bit sets, with those that must be readable besides.
-  struct ExpertFormats {
-    int64_t up, down;
-  };
-  ExpertFormats formatsOf(moe::ExpertsOp op) const {
-    ExpertFormats formats{alsoFormats, alsoFormats};
-    for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>()) {
-      moe::PlacementAttr placement = expert.getPlacement();
-      formats.up |= int64_t(1) << format(placement.getW1().getValue()).id |
-                    int64_t(1) << format(placement.getW3().getValue()).id;
-      formats.down |= int64_t(1) << format(placement.getW2().getValue()).id;
-    }
-    return formats;
-  }
-
   void convert(moe::ExpertsOp op) {
-    int64_t hidden = features(op.getX()), topK = features(op.getIds());
-    int64_t numExperts = op.getExperts().size(), logits = logitsRows(op.getResult());
-    auto first = cast<moe::ExpertAttr>(op.getExperts()[0]);
-    int64_t intermediate =
-        SymbolTable::lookupNearestSymbolFrom<moe::WeightOp>(function, first.getW1())
-            .getTensorType()
-            .getDimSize(0);
-
-    int64_t expertBytes = 0, widestUp = 0, widestDown = 0;
-    for (auto expert : op.getExperts().getAsRange<moe::ExpertAttr>()) {
-      moe::PlacementAttr placement = expert.getPlacement();
-      for (StringAttr name : {placement.getW1(), placement.getW3()}) {
-        widestUp = std::max<int64_t>(widestUp, formatRowBytes(format(name.getValue()), hidden));
-        expertBytes += *formatBytes(format(name.getValue()), intermediate, hidden);
-      }
-      const FormatInfo &down = format(placement.getW2().getValue());
-      widestDown = std::max<int64_t>(widestDown, formatRowBytes(down, intermediate));
-      expertBytes += *formatBytes(down, hidden, intermediate);
-    }
-    weightBytesPerToken += expertBytes * topK / numExperts;
+    const auto [hidden, intermediate, numExperts, topK, widestUp, widestDown] = shapeOf(op);
+    const int64_t logits = logitsRows(op.getResult());
 
     Groups grouped = groups.lookup(op.getIds());
     if (!grouped.expertBegin) {
@@ -435,11 +306,7 @@ private:
     buffers[op.getResult()] = out;
   }
 
-  void convert(moe::AddOp op) {
-    Value out = buffers[op.getResult()] = program.activation(features(op.getResult()));
-    program.dispatch("add", {{"features", features(op.getResult())}}, program.tokenGrid(),
-                     {read(rowsOf(op.getX())), read(rowsOf(op.getY())), write(out)});
-  }
+  void convert(moe::AddOp op) { convertAdd(op, {}); }
 
   void convert(moe::LogitsOp op) {
     int64_t vocab = features(op.getResult()), width = features(op.getX());
@@ -453,20 +320,10 @@ private:
              /*logits=*/1);
   }
 
-  ModuleBuilder &module;
-  ProgramBuilder program;
-  plan::ProgramOp programOp;
-  func::FuncOp function;
   const KvFormatInfo &kvFormat;
-  int64_t alsoFormats;             ///< bit set
-  StringRef matrixFormat = "bf16"; ///< of everything outside the experts that is no vector
   llvm::DenseSet<Value> neededWhole;
-  llvm::DenseMap<Value, Value> buffers; ///< float32 rows, or ids and weights of a router
-  llvm::DenseMap<Value, Value> norms;   ///< the scales of norms
   llvm::DenseMap<Value, OperandRows> operands;
-  llvm::DenseMap<Value, Groups> groups; ///< by ids
   llvm::DenseMap<std::pair<int64_t, int64_t>, Value> ropeTables;
-  int64_t weightBytesPerToken = 0;
 };
 
 } // namespace

@@ -17,4 +17,10 @@ namespace moeplan::compiler {
 void convertModel(ModuleBuilder &module, plan::ProgramOp program, mlir::func::FuncOp function,
                   const KvFormatInfo &kvFormat, int64_t alsoFormats, const KernelTuning &tuning);
 
+/// The same for a program in device memory, of CUDA kernels (kernels/cuda). Fails, with an error,
+/// where these have no kernel for the model.
+mlir::LogicalResult convertModelForCuda(ModuleBuilder &module, plan::ProgramOp program,
+                                        mlir::func::FuncOp function, const KvFormatInfo &kvFormat,
+                                        int64_t alsoFormats, const KernelTuning &tuning);
+
 } // namespace moeplan::compiler

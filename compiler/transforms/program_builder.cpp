@@ -9,8 +9,9 @@ ModuleBuilder::ModuleBuilder(ModuleOp module) : builder(module.getBodyRegion()),
 }
 
 FlatSymbolRefAttr ModuleBuilder::kernel(StringRef implementation,
-                                        ArrayRef<KernelConstant> constants) {
-  std::string name = implementation.str();
+                                        ArrayRef<KernelConstant> constants, plan::Machine machine) {
+  // CUDA's compiler knows functions of its own, as `norm`.
+  std::string name = (machine == plan::Machine::Cuda ? "cuda_" : "") + implementation.str();
   SmallVector<NamedAttribute> attributes;
   for (const KernelConstant &constant : constants) {
     Attribute value = builder.getI64IntegerAttr(constant.integer);
@@ -29,7 +30,7 @@ FlatSymbolRefAttr ModuleBuilder::kernel(StringRef implementation,
       continue;
     if (!existing) {
       existing = builder.create<plan::KernelOp>(builder.getUnknownLoc(), candidate, implementation,
-                                                dictionary);
+                                                machine, dictionary);
       symbols.insert(existing);
     }
     return FlatSymbolRefAttr::get(existing);
@@ -51,7 +52,9 @@ ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program,
                                const KernelTuning &tuning)
     : module(module), maxTokens_(program.getMaxTokens()), tuning_(tuning), loc(program.getLoc()),
       builder(program.getBody()),
-      bufferType(plan::BufferType::get(program.getContext(), program.getMemory())) {
+      bufferType(plan::BufferType::get(program.getContext(), program.getMemory())),
+      machine(program.getMemory() == plan::Memory::Device ? plan::Machine::Cuda
+                                                          : plan::Machine::Cpu) {
   builder.setInsertionPointToEnd(&program.getBody().front());
 }
 
@@ -76,7 +79,7 @@ void ProgramBuilder::dispatch(StringRef implementation, ArrayRef<KernelConstant>
     accesses.push_back(plan::AccessAttr::get(builder.getContext(), operand.access));
   }
   builder.create<plan::DispatchOp>(
-      loc, module.kernel(implementation, constants), builder.getI64IntegerAttr(grid.tiles),
+      loc, module.kernel(implementation, constants, machine), builder.getI64IntegerAttr(grid.tiles),
       grid.perToken ? builder.getUnitAttr() : UnitAttr(), buffers, builder.getArrayAttr(accesses));
 }
 

@@ -21,13 +21,13 @@ struct KernelConstant {
 };
 
 /// The module-level symbols of a plan module, made on first use: one `plan.kernel` per distinct
-/// (implementation, constants), one `plan.segment` per distinct (weight, format).
+/// (implementation, constants, machine), one `plan.segment` per distinct (weight, format).
 class ModuleBuilder {
 public:
   explicit ModuleBuilder(mlir::ModuleOp module);
 
   mlir::FlatSymbolRefAttr kernel(llvm::StringRef implementation,
-                                 llvm::ArrayRef<KernelConstant> constants);
+                                 llvm::ArrayRef<KernelConstant> constants, plan::Machine machine);
   /// The segment of weight `name` (checkpoint tensor `source`, `shape` rows first) in `format`.
   plan::SegmentOp segment(llvm::StringRef name, llvm::StringRef source,
                           llvm::ArrayRef<int64_t> shape, llvm::StringRef format);
@@ -52,7 +52,7 @@ struct Grid {
   bool perToken = false;
 };
 
-/// Appends buffers and commands to one program.
+/// Appends buffers and commands to one program; what lies in device memory dispatches CUDA kernels.
 class ProgramBuilder {
 public:
   ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program, const KernelTuning &tuning);
@@ -86,6 +86,7 @@ private:
   mlir::Location loc;
   mlir::OpBuilder builder;
   plan::BufferType bufferType;
+  plan::Machine machine;
 };
 
 } // namespace moeplan::compiler

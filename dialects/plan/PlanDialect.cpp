@@ -153,8 +153,14 @@ LogicalResult PlanOp::verifyRegions() {
   if (failed(verifyMiss(*this)))
     return failure();
   int64_t previous = 0;
+  Memory memory = Memory::Host;
   for (Operation &op : getBody().front()) {
     if (auto program = dyn_cast<ProgramOp>(op)) {
+      if (program.getMemory() < memory)
+        return program.emitOpError("programs in device memory must come last");
+      if (program.getMemory() != memory)
+        previous = 0;
+      memory = program.getMemory();
       if (int64_t(program.getMaxTokens()) <= previous)
         return program.emitOpError("programs must come in ascending max_tokens");
       previous = program.getMaxTokens();
@@ -215,8 +221,12 @@ LogicalResult DispatchOp::verify() {
 
 LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
   auto module = (*this)->getParentOfType<ModuleOp>();
-  if (!symbols.lookupSymbolIn<KernelOp>(module, getKernelAttr()))
+  auto kernel = symbols.lookupSymbolIn<KernelOp>(module, getKernelAttr());
+  if (!kernel)
     return emitOpError() << getKernelAttr() << " is not a plan.kernel";
+  if (kernel.getMachine() == Machine::Cuda &&
+      (*this)->getParentOfType<ProgramOp>().getMemory() != Memory::Device)
+    return emitOpError() << getKernelAttr() << " is a device's, the program is not in its memory";
   return success();
 }
 

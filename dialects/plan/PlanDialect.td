@@ -32,6 +32,10 @@ def Plan_Memory : Plan_Enum<"Memory", "a memory", [
     I32EnumAttrCase<"Host", 0, "host">, I32EnumAttrCase<"Device", 1, "device">]>;
 def Plan_MemoryAttr : EnumAttr<Plan_Dialect, Plan_Memory, "memory">;
 
+def Plan_Machine : Plan_Enum<"Machine", "what executes a kernel", [
+    I32EnumAttrCase<"Cpu", 0, "cpu">, I32EnumAttrCase<"Cuda", 1, "cuda">]>;
+def Plan_MachineAttr : EnumAttr<Plan_Dialect, Plan_Machine, "machine">;
+
 def Plan_Access : Plan_Enum<"Access", "what a dispatch does with an operand", [
     I32EnumAttrCase<"Read", 0, "read">, I32EnumAttrCase<"Write", 1, "write">,
     I32EnumAttrCase<"ReadWrite", 2, "read_write">]>;

@@ -36,15 +36,20 @@ def Plan_KernelOp : Plan_Op<"kernel", [Symbol]> {
   let summary = "a micro-kernel with its constants fixed";
   let description = [{
     `implementation` names a micro-kernel of `kernels/`, `constants` fixes each of its constant
-    parameters (integers or float64). One machine-code function per kernel and target.
+    parameters (integers or float64). One machine-code function per kernel and target of its machine.
 
     Example:
     ```mlir
     plan.kernel @rms_norm_128 implements "rms_norm" {epsilon = 1.0e-05 : f64, features = 128 : i64, logits_rows = 0 : i64}
+    plan.kernel @cuda_add_128_256 implements "add" machine cuda {features = 128 : i64, threads = 256 : i64}
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$implementation, DictionaryAttr:$constants);
-  let assemblyFormat = "$sym_name `implements` $implementation $constants attr-dict";
+  let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$implementation,
+                       DefaultValuedAttr<Plan_MachineAttr, "::moeplan::plan::Machine::Cpu">:$machine,
+                       DictionaryAttr:$constants);
+  let assemblyFormat = [{
+    $sym_name `implements` $implementation (`machine` `` $machine^)? $constants attr-dict
+  }];
   let hasVerifier = 1;
 }
 
@@ -52,7 +57,8 @@ def Plan_PlanOp : Plan_Op<"plan", [Symbol, SymbolTable, NoTerminator, SingleBloc
                                    NoRegionArguments]> {
   let summary = "a placement and the programs that execute it";
   let description = [{
-    Holds one `plan.expert_table` per layer, then `plan.program`s of ascending `max_tokens`. `miss`
+    Holds one `plan.expert_table` per layer, then `plan.program`s of ascending `max_tokens`: those in
+    host memory, for CPUs, before those in device memory, which dispatch kernels of a device. `miss`
     says what happens when a token is routed to an expert in host memory while the programs run on a
     device; it is absent where that cannot happen.
 

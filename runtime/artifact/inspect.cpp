@@ -2,6 +2,7 @@
 
 #include "formats.h"
 #include "kv_formats.h"
+#include "runtime/artifact/programs.h"
 #include "runtime/device/cpu_features.h"
 #include "runtime/support/likelihood.h"
 
@@ -59,7 +60,7 @@ std::set<uint32_t> segmentsOf(const fb::Plan &plan) {
   std::set<uint32_t> segments;
   for (const fb::Expert *expert : *plan.experts())
     segments.insert({expert->w1(), expert->w3(), expert->w2()});
-  for (const fb::Program *program : *plan.programs())
+  for (const fb::Program *program : allPrograms(plan))
     for (uint32_t i = 0; i < program->commands()->size(); ++i)
       if (program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch)
         for (const fb::Binding *binding : *program->commands()->GetAs<fb::Dispatch>(i)->bindings())
@@ -187,9 +188,12 @@ Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
   uint64_t weightBytes = 0;
   for (uint32_t segment : segmentsOf(plan))
     weightBytes += artifact.segments()->Get(segment)->extent()->bytes();
-  Json programs = Json::array();
+  Json programs = Json::array(), devicePrograms = Json::array();
   for (const fb::Program *program : *plan.programs())
     programs.push_back(describeProgram(*program));
+  if (plan.device_programs())
+    for (const fb::Program *program : *plan.device_programs())
+      devicePrograms.push_back(describeProgram(*program));
   return {{"name", plan.name()->str()},
           {"experts", experts},
           {"expert_bits_per_weight", expertBitsPerWeight(artifact, plan)},
@@ -200,7 +204,8 @@ Json describePlan(const fb::Artifact &artifact, const fb::Plan &plan) {
           {"limits", describeLimits(plan)},
           {"prediction", describePrediction(plan.prediction())},
           {"canary", describeCanaryScore(artifact, plan.canary())},
-          {"programs", programs}};
+          {"programs", programs},
+          {"device_programs", devicePrograms}};
 }
 
 Json describeKernel(const fb::Kernel &kernel) {
@@ -212,16 +217,21 @@ Json describeKernel(const fb::Kernel &kernel) {
       constants[constant->name()->str()] = constant->integer();
   return {{"symbol", kernel.symbol()->str()},
           {"implementation", kernel.implementation()->str()},
+          {"machine", fb::EnumNameMachine(kernel.machine())},
           {"constants", constants}};
 }
 
 Json describeLibrary(const fb::Artifact &artifact, const fb::KernelLibrary &library) {
   const std::vector<std::string> features = strings(*library.features());
-  return {{"target_cpu", library.target_cpu()->str()},
+  // Of a device nothing is known here: no driver is opened to describe a file.
+  const Json runsHere =
+      library.machine() == fb::Machine::cpu ? Json(missingCpuFeatures(features).empty()) : Json();
+  return {{"machine", fb::EnumNameMachine(library.machine())},
+          {"target_cpu", library.target_cpu()->str()},
           {"triple", library.triple()->str()},
           {"features", features},
           {"segment", artifact.segments()->Get(library.segment())->name()->str()},
-          {"runs_here", missingCpuFeatures(features).empty()},
+          {"runs_here", runsHere},
           {"code_bytes",
            std::vector<uint32_t>(library.code_bytes()->begin(), library.code_bytes()->end())}};
 }

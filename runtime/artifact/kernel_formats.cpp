@@ -1,6 +1,7 @@
 #include "runtime/artifact/kernel_formats.h"
 
 #include "formats.h"
+#include "runtime/artifact/programs.h"
 
 #include <functional>
 #include <string>
@@ -32,7 +33,7 @@ using DispatchVisitor =
 
 Status forEachDispatch(const fb::Artifact &artifact, const fb::Plan &plan,
                        const DispatchVisitor &visit) {
-  for (const fb::Program *program : *plan.programs())
+  for (const fb::Program *program : allPrograms(plan))
     for (uint32_t i = 0; i < program->commands()->size(); ++i)
       if (program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch) {
         const auto *dispatch = program->commands()->GetAs<fb::Dispatch>(i);

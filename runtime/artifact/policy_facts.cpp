@@ -83,6 +83,8 @@ Status checkCanaryText(const fb::Artifact &artifact, const fb::Canary &canary) {
       return corrupt("token id " + std::to_string(id));
   if (canary.library() >= artifact.libraries()->size())
     return corrupt("no such kernel library");
+  if (artifact.libraries()->Get(canary.library())->machine() != fb::Machine::cpu)
+    return corrupt("its kernel library is not a CPU's");
   const size_t predicted = ids.size() - 1, top = canary.reference_top();
   if (top == 0 || top > model.vocab_size())
     return corrupt("reference_top is " + std::to_string(top));

@@ -3,6 +3,7 @@
 #include "formats.h"
 #include "kv_formats.h"
 #include "runtime/artifact/kernel_formats.h"
+#include "runtime/artifact/kernel_libraries.h"
 #include "runtime/artifact/policy_facts.h"
 #include "runtime/support/alignment.h"
 
@@ -35,6 +36,7 @@ namespace {
 
 /// Bounds that no real model reaches; within them no product here exceeds 64 bits.
 constexpr uint32_t kMaxExtent = 1u << 24, kMaxLayers = 1u << 16, kMaxTokens = 1u << 16;
+constexpr uint32_t kMaxDeviceTokens = 65535; ///< rows of a CUDA grid
 constexpr uint64_t kMaxArenaBytes = uint64_t(1) << 40;
 /// Of all synthetic weights together: no file bounds them.
 constexpr uint64_t kMaxSyntheticBytes = uint64_t(1) << 42;
@@ -60,7 +62,8 @@ public:
     if (hasTokenizer && !isSegment(artifact.tokenizer_segment(), fb::SegmentKind::tokenizer))
       return corrupt("the tokenizer is not a tokenizer segment");
     const uint64_t used = (hasTokenizer ? 0 : kFeatureNoTokenizer) |
-                          (artifact.synthetic_seed() ? kFeatureSyntheticWeights : 0);
+                          (artifact.synthetic_seed() ? kFeatureSyntheticWeights : 0) |
+                          (hasKernelsOf(artifact, fb::Machine::cuda) ? kFeatureDeviceKernels : 0);
     if (header.feature_bits != used)
       return corrupt("feature bits " + std::to_string(used) + " expected, the header has " +
                      std::to_string(header.feature_bits));
@@ -181,20 +184,7 @@ private:
     std::unordered_set<std::string_view> names;
     for (const fb::Kernel *kernel : *artifact.kernels())
       MOEPLAN_TRY(checkName(kernel->symbol(), "kernel", names));
-    if (artifact.libraries()->size() == 0)
-      return corrupt("no kernel library");
-    for (const fb::KernelLibrary *library : *artifact.libraries()) {
-      if (!isSegment(library->segment(), fb::SegmentKind::code))
-        return corrupt("a kernel library is not a code segment");
-      if (library->code_bytes()->size() != artifact.kernels()->size())
-        return corrupt("a kernel library does not have all kernels");
-      for (uint32_t i = 0; i < library->code_bytes()->size(); ++i)
-        if (library->code_bytes()->Get(i) == 0)
-          return unsupported("the kernel library for " + library->target_cpu()->str() +
-                             " has no code for kernel '" +
-                             artifact.kernels()->Get(i)->symbol()->str() + "'");
-    }
-    return {};
+    return checkKernelLibraries(artifact);
   }
 
   Status checkPlans() {
@@ -230,18 +220,29 @@ private:
     MOEPLAN_TRY(checkPlanFacts(model, plan));
     if (plan.programs()->size() == 0)
       return corrupt("no program");
-    uint32_t previous = 0;
-    for (const fb::Program *program : *plan.programs()) {
-      const uint32_t tokens = program->max_tokens();
-      if (tokens <= previous || tokens > kMaxTokens || (previous == 0 && tokens != 1))
-        return corrupt("programs are not in order of max_tokens, from 1");
-      previous = tokens;
-      MOEPLAN_TRY(checkProgram(*program).withContext("program '" + program->name()->str() + "'"));
+    MOEPLAN_TRY(checkPrograms(*plan.programs(), fb::Machine::cpu, kMaxTokens));
+    if (plan.device_programs() && plan.device_programs()->size() > 0) {
+      if (model.kv_cache_format() != fb::KvFormat::bf16)
+        return corrupt("device programs, but the KV cache is not bf16");
+      MOEPLAN_TRY(checkPrograms(*plan.device_programs(), fb::Machine::cuda, kMaxDeviceTokens));
     }
     return checkKernelFormats(artifact, plan);
   }
 
-  Status checkProgram(const fb::Program &program) {
+  Status checkPrograms(const Tables<fb::Program> &programs, fb::Machine machine, uint32_t limit) {
+    uint32_t previous = 0;
+    for (const fb::Program *program : programs) {
+      const uint32_t tokens = program->max_tokens();
+      if (tokens <= previous || tokens > limit || (previous == 0 && tokens != 1))
+        return corrupt("programs are not in order of max_tokens, from 1");
+      previous = tokens;
+      MOEPLAN_TRY(
+          checkProgram(*program, machine).withContext("program '" + program->name()->str() + "'"));
+    }
+    return {};
+  }
+
+  Status checkProgram(const fb::Program &program, fb::Machine machine) {
     if (program.arena_bytes() > kMaxArenaBytes)
       return corrupt("arena of " + std::to_string(program.arena_bytes()) + " bytes");
     for (uint32_t i = 0; i < program.commands()->size(); ++i) {
@@ -249,7 +250,7 @@ private:
       Status status;
       switch (program.commands_type()->GetEnum<fb::Command>(i)) {
       case fb::Command::Dispatch:
-        status = checkDispatch(program, *static_cast<const fb::Dispatch *>(command));
+        status = checkDispatch(program, machine, *static_cast<const fb::Dispatch *>(command));
         break;
       case fb::Command::Copy:
         status = checkCopy(program, *static_cast<const fb::Copy *>(command));
@@ -264,9 +265,12 @@ private:
     return {};
   }
 
-  Status checkDispatch(const fb::Program &program, const fb::Dispatch &dispatch) {
+  Status checkDispatch(const fb::Program &program, fb::Machine machine,
+                       const fb::Dispatch &dispatch) {
     if (dispatch.kernel() >= artifact.kernels()->size())
       return corrupt("no such kernel");
+    if (artifact.kernels()->Get(dispatch.kernel())->machine() != machine)
+      return corrupt("its kernel is of another machine");
     if (!isAligned(*dispatch.bindings()))
       return corrupt("misaligned operands");
     if (dispatch.bindings()->size() != artifact.kernels()->Get(dispatch.kernel())->binding_count())

@@ -29,6 +29,8 @@ Result<const fb::KernelLibrary *> chooseLibrary(const fb::Artifact &metadata) {
   const fb::KernelLibrary *best = nullptr;
   std::string reasons;
   for (const fb::KernelLibrary *library : *metadata.libraries()) {
+    if (library->machine() != fb::Machine::cpu)
+      continue;
     std::vector<std::string> missing = missingCpuFeatures(featuresOf(*library));
     if (library->triple()->string_view().substr(0, strlen(kTriplePrefix)) != kTriplePrefix)
       missing = {"architecture of " + library->triple()->str()};
@@ -65,6 +67,10 @@ Status Backend::loadKernels() {
   MOEPLAN_ASSIGN(module_, KernelModule::load(elf));
   kernels_.reserve(metadata.kernels()->size());
   for (const fb::Kernel *kernel : *metadata.kernels()) {
+    if (kernel->machine() != fb::Machine::cpu) {
+      kernels_.push_back(nullptr);
+      continue;
+    }
     MOEPLAN_ASSIGN(moeplan_kernel_fn function, module_->kernel(kernel->symbol()->str()));
     kernels_.push_back(function);
   }

@@ -24,7 +24,7 @@ public:
   const Artifact &artifact() const { return artifact_; }
   Device &device() { return *device_; }
   Residency &residency() { return residency_; }
-  /// By their index in the artifact.
+  /// By their index in the artifact; null for kernels of other machines.
   const std::vector<moeplan_kernel_fn> &kernels() const { return kernels_; }
   /// The CPU that the kernels in use were compiled for.
   const std::string &targetCpu() const { return targetCpu_; }

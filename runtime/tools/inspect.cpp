@@ -180,11 +180,12 @@ std::string printPlans(const Json &plans) {
             printCanary(plan.at("canary"));
     Table table({"program", ">max tokens", ">arena", ">weights/token", ">dispatches", ">copies",
                  ">barriers"});
-    for (const Json &program : plan.at("programs"))
-      table.add({plain(program.at("name")), plain(program.at("max_tokens")),
-                 bytesOf(program.at("arena_bytes")), bytesOf(program.at("weight_bytes_per_token")),
-                 plain(program.at("dispatches")), plain(program.at("copies")),
-                 plain(program.at("barriers"))});
+    for (const char *list : {"programs", "device_programs"})
+      for (const Json &program : plan.at(list))
+        table.add({plain(program.at("name")), plain(program.at("max_tokens")),
+                   bytesOf(program.at("arena_bytes")),
+                   bytesOf(program.at("weight_bytes_per_token")), plain(program.at("dispatches")),
+                   plain(program.at("copies")), plain(program.at("barriers"))});
     text += table.print(4);
   }
   return text;
@@ -193,10 +194,12 @@ std::string printPlans(const Json &plans) {
 std::string printLibraries(const Json &libraries) {
   std::string text;
   for (const Json &library : libraries) {
-    const bool runsHere = library.at("runs_here").get<bool>();
+    const Json &runsHere = library.at("runs_here");
+    const char *where = runsHere.is_null()     ? ", for a CUDA device"
+                        : runsHere.get<bool>() ? ", runs on this machine"
+                                               : ", does not run on this machine";
     text += "  " + plain(library.at("target_cpu")) + " (" + plain(library.at("triple")) +
-            "), segment " + plain(library.at("segment")) +
-            (runsHere ? ", runs on this machine" : ", does not run on this machine") + "\n" +
+            "), segment " + plain(library.at("segment")) + where + "\n" +
             wrap(library.at("features"), 4);
   }
   return text;
@@ -213,7 +216,9 @@ std::string printKernels(const Json &kernels, const Json &libraries) {
     const Json &kernel = kernels[i];
     std::vector<std::string> row = {plain(kernel.at("symbol")), plain(kernel.at("implementation"))};
     for (const Json &library : libraries)
-      row.push_back(bytesOf(library.at("code_bytes").at(i)));
+      row.push_back(library.at("machine") == kernel.at("machine")
+                        ? bytesOf(library.at("code_bytes").at(i))
+                        : "-");
     std::string constants;
     for (const auto &[name, value] : kernel.at("constants").items())
       constants += (constants.empty() ? "" : " ") + name + "=" + plain(value);

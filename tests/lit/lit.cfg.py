@@ -1,5 +1,6 @@
 # The lit suite: the IR of the dialects and passes, and the command lines of the tools.
 import os
+import subprocess
 
 import lit.formats
 
@@ -30,3 +31,14 @@ config.substitutions += [
     # %error CODE COMMAND: COMMAND must exit with CODE and say why in one line, which is passed on.
     ("%error", f"sh {support}/expect-error.sh"),
 ]
+
+# Where NVRTC may be found, and whether it is: a test that needs it says REQUIRES: nvrtc. The CUDA
+# kernels are a part of moeplanc, unless it was built without.
+for variable in ("MOEPLAN_NVRTC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "HOME", "LD_LIBRARY_PATH"):
+    if variable in os.environ:
+        config.environment[variable] = os.environ[variable]
+if os.path.exists(os.path.join(config.cuda_kernels, "kernels.cuh")):
+    config.available_features.add("cuda-kernels")
+if subprocess.run([os.path.join(config.moeplan_bin_dir, "moeplanc"), "compile", "--list-cuda-targets"],
+                  env=config.environment, capture_output=True).returncode == 0:
+    config.available_features.add("nvrtc")

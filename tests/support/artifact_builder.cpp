@@ -3,6 +3,7 @@
 #include "files.h"
 #include "formats.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <xxhash.h>
@@ -98,13 +99,20 @@ Offset<fb::Plan> buildPlan(FlatBufferBuilder &builder, const PlanDraft &plan) {
   std::vector<Offset<fb::Program>> programs;
   for (const ProgramDraft &program : plan.programs)
     programs.push_back(buildProgram(builder, program));
+  Offset<flatbuffers::Vector<Offset<fb::Program>>> devicePrograms;
+  if (!plan.devicePrograms.empty()) {
+    std::vector<Offset<fb::Program>> list;
+    for (const ProgramDraft &program : plan.devicePrograms)
+      list.push_back(buildProgram(builder, program));
+    devicePrograms = builder.CreateVector(list);
+  }
   const auto prediction = buildPrediction(builder, plan.prediction);
   const auto canary = buildCanaryScore(builder, plan.canary);
   return fb::CreatePlan(builder, builder.CreateString(plan.name),
                         builder.CreateVectorOfStructs(plan.experts), builder.CreateVector(programs),
                         plan.missStrategy, plan.cacheSlots, plan.prefer, plan.maxPerplexityIncrease,
                         plan.minTokensPerSecond, plan.bitsPerWeight, plan.deviceMemory,
-                        plan.hostMemory, prediction, canary);
+                        plan.hostMemory, prediction, canary, devicePrograms);
 }
 
 std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
@@ -123,6 +131,16 @@ std::vector<fb::Extent> layOut(const ArtifactDraft &draft) {
                          XXH3_64bits(segment.stored.data(), segment.stored.size()));
   }
   return extents;
+}
+
+std::vector<uint32_t> codeSizesOf(const ArtifactDraft &draft, const LibraryDraft &library) {
+  if (library.codeSizes)
+    return *library.codeSizes;
+  std::vector<uint32_t> sizes(library.kernels.value_or(draft.kernels.size()), library.codeBytes);
+  for (size_t i = 0; i < std::min(sizes.size(), draft.kernels.size()); ++i)
+    if (draft.kernels[i].machine != library.machine)
+      sizes[i] = 0;
+  return sizes;
 }
 
 std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Extent> &extents) {
@@ -144,17 +162,16 @@ std::string buildMetadata(const ArtifactDraft &draft, const std::vector<fb::Exte
     std::vector<Offset<fb::Constant>> constants;
     for (const auto &[name, value] : kernel.constants)
       constants.push_back(fb::CreateConstant(builder, string(name), false, value));
-    kernels.push_back(fb::CreateKernel(builder, string(kernel.symbol),
-                                       string(kernel.implementation),
-                                       builder.CreateVector(constants), kernel.bindingCount));
+    kernels.push_back(
+        fb::CreateKernel(builder, string(kernel.symbol), string(kernel.implementation),
+                         builder.CreateVector(constants), kernel.bindingCount, kernel.machine));
   }
   std::vector<Offset<fb::KernelLibrary>> libraries;
   for (const LibraryDraft &library : draft.libraries)
     libraries.push_back(fb::CreateKernelLibrary(
-        builder, string("test"), string("x86_64-pc-linux-gnu"),
+        builder, string(library.targetCpu), string(library.triple),
         builder.CreateVectorOfStrings(library.features), library.segment,
-        builder.CreateVector(std::vector<uint32_t>(library.kernels.value_or(draft.kernels.size()),
-                                                   library.codeBytes))));
+        builder.CreateVector(codeSizesOf(draft, library)), library.machine));
   std::vector<Offset<fb::Plan>> plans;
   for (const PlanDraft &plan : draft.plans)
     plans.push_back(buildPlan(builder, plan));
@@ -221,6 +238,41 @@ ArtifactDraft::ArtifactDraft() {
   plans = {{"default", experts, {{"decode", 1, 0, {}}}}};
 }
 
+uint32_t ArtifactDraft::addCudaKernel(std::string symbol, uint32_t bindingCount,
+                                      std::string implementation,
+                                      std::vector<std::pair<std::string, int64_t>> constants) {
+  kernels.push_back({std::move(symbol), bindingCount, std::move(implementation),
+                     std::move(constants), fb::Machine::cuda});
+  return uint32_t(kernels.size() - 1);
+}
+
+void ArtifactDraft::addCudaLibrary(const std::string &target,
+                                   const std::vector<std::string> &images) {
+  std::string code;
+  std::vector<uint32_t> sizes;
+  for (size_t i = 0, image = 0; i < kernels.size(); ++i) {
+    sizes.push_back(0);
+    if (kernels[i].machine != fb::Machine::cuda || image == images.size())
+      continue;
+    code.resize(alignTo(code.size(), 16));
+    code += images[image];
+    sizes.back() = uint32_t(images[image++].size());
+  }
+  libraries.push_back({.features = {},
+                       .segment = uint32_t(segments.size()),
+                       .kernels = {},
+                       .machine = fb::Machine::cuda,
+                       .targetCpu = target,
+                       .triple = "nvptx64-nvidia-cuda",
+                       .codeSizes = sizes});
+  segments.push_back({"kernels@" + target, fb::SegmentKind::code, code, {}, {}, {}, {}});
+}
+
+ProgramDraft &ArtifactDraft::addDeviceProgram(std::string name, uint32_t maxTokens) {
+  model.kvCacheFormat = fb::KvFormat::bf16;
+  return plans[0].devicePrograms.emplace_back(ProgramDraft{std::move(name), maxTokens, 0, {}});
+}
+
 void ArtifactDraft::makeSynthetic(uint32_t segment) {
   segments[segment].bytes = segments[segment].stored.size();
   segments[segment].stored.clear();
@@ -242,9 +294,13 @@ std::string ArtifactDraft::build() const {
   header.metadata_offset = sizeof(header);
   header.metadata_size = metadata.size();
   header.segment_base = alignTo(sizeof(header) + metadata.size(), kMappedAlignment);
-  header.feature_bits =
-      featureBits.value_or((tokenizerSegment == kNoTokenizer ? kFeatureNoTokenizer : 0) |
-                           (syntheticSeed ? kFeatureSyntheticWeights : 0));
+  header.feature_bits = featureBits.value_or(
+      (tokenizerSegment == kNoTokenizer ? kFeatureNoTokenizer : 0) |
+      (syntheticSeed ? kFeatureSyntheticWeights : 0) |
+      (std::ranges::any_of(
+           kernels, [](const KernelDraft &kernel) { return kernel.machine != fb::Machine::cpu; })
+           ? kFeatureDeviceKernels
+           : 0));
   std::string file(sizeof(header), '\0');
   file += metadata;
   for (size_t i = 0; i < segments.size(); ++i) {

@@ -35,13 +35,18 @@ struct KernelDraft {
   uint32_t bindingCount = 0;
   std::string implementation = "test";
   std::vector<std::pair<std::string, int64_t>> constants = {};
+  fb::Machine machine = fb::Machine::cpu;
 };
 
 struct LibraryDraft {
   std::vector<std::string> features;
   uint32_t segment = 0;
   std::optional<uint32_t> kernels; ///< entries of code_bytes; absent: as many as there are kernels
-  uint32_t codeBytes = 1;          ///< each of these entries
+  uint32_t codeBytes = 1;          ///< each of these entries, 0 for kernels of other machines
+  fb::Machine machine = fb::Machine::cpu;
+  std::string targetCpu = "test";
+  std::string triple = "x86_64-pc-linux-gnu";
+  std::optional<std::vector<uint32_t>> codeSizes = {}; ///< in place of all entries of code_bytes
 };
 
 /// A dispatch, a copy (bindings: source, target) or a barrier.
@@ -99,6 +104,7 @@ struct PlanDraft {
   flatbuffers::Optional<uint64_t> hostMemory = {};
   std::optional<PredictionDraft> prediction = {};
   std::optional<CanaryScoreDraft> canary = {};
+  std::vector<ProgramDraft> devicePrograms = {};
 };
 
 /// Three tokens, of which two are predicted, and the two likeliest at each.
@@ -161,6 +167,15 @@ struct ArtifactDraft {
   std::vector<std::pair<uint32_t, fb::Extent>> extents;
 
   ProgramDraft &program() { return plans[0].programs[0]; }
+
+  /// Adds a kernel for CUDA devices; returns its index.
+  uint32_t
+  addCudaKernel(std::string symbol, uint32_t bindingCount, std::string implementation = "test",
+                std::vector<std::pair<std::string, int64_t>> constants = {{"threads", 128}});
+  /// Adds a library of `images`, one for each cuda kernel so far, and its segment "kernels@TARGET".
+  void addCudaLibrary(const std::string &target, const std::vector<std::string> &images);
+  /// Adds a device program to the first plan; the KV cache becomes bf16, as such programs need it.
+  ProgramDraft &addDeviceProgram(std::string name = "device_decode", uint32_t maxTokens = 1);
 
   /// Lets a weight be generated instead of stored, from the seed 7 unless another is set.
   void makeSynthetic(uint32_t segment);

@@ -64,8 +64,8 @@ int runCompile(compiler::CompileOptions &options, bool json) {
                  report->tuning.empty() ? "the defaults are best here"
                                         : ("--tuning=" + report->tuning).c_str());
   if (!report->placements.tiers.empty() && (json || options.dryRun)) {
-    const std::string text =
-        json ? compiler::plansJson(report->placements) : compiler::printPlans(report->placements);
+    const std::string text = json ? compiler::plansJson(report->placements, report->cuda)
+                                  : compiler::printPlans(report->placements);
     if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0)
       return reportFailure("moeplanc", "cannot write to standard output", kExitFailed);
   }
@@ -76,6 +76,11 @@ int runCompile(compiler::CompileOptions &options, bool json) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (!json && report->placements.tiers.size() > 1)
     std::fprintf(stderr, "%s\n", compiler::printPlans(report->placements).c_str());
+  if (!json && !report->cuda.kernels.empty())
+    std::fprintf(stderr, "%s\n", compiler::printCuda(report->cuda).c_str());
+  for (const std::string &warning : compiler::spillWarnings(report->cuda))
+    std::fprintf(stderr, "%s\n", warning.c_str());
+  llvm::append_range(report->targetCpus, report->cuda.targets);
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
                report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
@@ -225,6 +230,29 @@ Command addCompileCommand(CLI::App &app) {
       ->delimiter(',')
       ->allow_extra_args(false) // what follows is the checkpoint
       ->type_name("CPU,...");
+  compile
+      ->add_option("--target-cuda", options.targetCudas,
+                   "CUDA architectures to compile kernels for besides, separated by commas: "
+                   "'sm_80', 'sm_90a', ... (default: the policy's, or none)")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("SM,...");
+  compile
+      ->add_option("--kernel-cache", options.kernelCache,
+                   "keep compiled CUDA kernels in this directory, and take them from there")
+      ->type_name("DIR");
+  compile
+      ->add_flag_callback(
+          "--list-cuda-targets",
+          [] {
+            auto listed = compiler::listCudaTargets();
+            if (!listed)
+              std::exit(reportFailure("moeplanc", llvm::toString(listed.takeError()), kExitFailed));
+            std::fputs(listed->c_str(), stdout);
+            throw CLI::Success();
+          },
+          "print what --target-cuda takes, and exit")
+      ->trigger_on_parse();
   static const std::map<std::string, compiler::Phase> phases{
       {"moe", compiler::Phase::Moe},
       {"placed", compiler::Phase::Placed},

@@ -284,3 +284,24 @@ plan.plan @p {
     plan.copy %w to %x bytes 1024 : !plan.buffer<host> to !plan.buffer<host>
   }
 }
+
+// -----
+
+plan.plan @p {
+  plan.program @device_decode max_tokens 1 memory device {
+  }
+  // expected-error @+1 {{programs in device memory must come last}}
+  plan.program @decode max_tokens 1 memory host {
+  }
+}
+
+// -----
+
+plan.kernel @k implements "add" machine cuda {}
+plan.plan @p {
+  plan.program @decode max_tokens 1 memory host {
+    %x = plan.alloc 64 : !plan.buffer<host>
+    // expected-error @+1 {{@k is a device's, the program is not in its memory}}
+    plan.dispatch @k tiles 1 (write %x) : !plan.buffer<host>
+  }
+}

@@ -19,6 +19,9 @@ plan.segment @"norm@f32" source "norm" format "f32" shape [16]
 // A constant is an integer or a float.
 // CHECK: plan.kernel @rms_norm_16 implements "rms_norm" {epsilon = 1.000000e-05 : f64, features = 16 : i64}
 plan.kernel @rms_norm_16 implements "rms_norm" {epsilon = 1.0e-05 : f64, features = 16 : i64}
+// A kernel is the CPU's where nothing else is said.
+// CHECK: plan.kernel @cuda_add implements "add" machine cuda {features = 16 : i64, threads = 256 : i64}
+plan.kernel @cuda_add implements "add" machine cuda {features = 16 : i64, threads = 256 : i64}
 
 // CHECK-LABEL: plan.plan @default {
 plan.plan @default {

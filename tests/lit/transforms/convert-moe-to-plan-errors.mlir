@@ -8,6 +8,13 @@
 // SCALES: error: unknown kv-format 'int4g32': f32, bf16 or int8
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=also-formats=int4g32,int9 2>&1 | FileCheck %s --check-prefix=ALSO
 // ALSO: error: unknown format 'int9' in also-formats
+// RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=device-tokens=8 2>&1 | FileCheck %s --check-prefix=DEVICE
+// RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=device-tokens=1,1 2>&1 | FileCheck %s --check-prefix=DEVICE
+// DEVICE: error: device-tokens must ascend from 1
+// RUN: not moeplan-opt %S/convert-moe-to-plan.mlir --convert-moe-to-plan=device-tokens=1 2>&1 | FileCheck %s --check-prefix=HEADS
+// HEADS: error: the CUDA kernels need a head_dim that is a multiple of 32, the model has 8: leave out the CUDA targets
+// RUN: not moeplan-opt %S/convert-moe-to-plan-cuda.mlir --convert-moe-to-plan="device-tokens=1 kv-format=int8" 2>&1 | FileCheck %s --check-prefix=CACHE
+// CACHE: error: on CUDA devices the KV cache is bf16, not int8: leave out --kv-format, or the CUDA targets
 
 // expected-error @+1 {{module has no moe.config}}
 module {
