@@ -22,7 +22,7 @@ Status verifyAndRepair(Residency &residency, const fb::Plan &plan,
                        const WithSessions &withSessions) {
   std::vector<Held> damaged;
   Lease lease(residency); // so that nothing goes away meanwhile
-  for (const Held &held : weightsOf(plan).all()) {
+  for (const Held &held : residency.weightsOf(plan).all()) {
     if (!residency.isIntact({held.segment, fb::Residency::host}))
       return corrupt("segment '" + residency.nameOf(held.segment) + "': checksum does not match");
     if (held.memory == fb::Residency::device && lease.adopt(held) && !residency.isIntact(held))

@@ -10,7 +10,7 @@ uint64_t workingBytes(const Residency &residency, const fb::Plan &plan) {
 
 uint64_t countedWeightBytes(const Residency &residency, const fb::Plan &plan) {
   uint64_t bytes = 0;
-  for (const Held &held : weightsOf(plan).all())
+  for (const Held &held : residency.weightsOf(plan).all())
     if (residency.counts(held.memory))
       bytes += residency.bytesOf(held.segment);
   return bytes;
@@ -20,7 +20,7 @@ Switcher::Switcher(Backend &backend, Session &session, const fb::Plan &target, S
                    WithSessions withSessions, EventListener tell)
     : backend_(backend), residency_(backend.residency()), session_(session), target_(target),
       from_(&session.plan()), staging_(std::move(staging)), withSessions_(std::move(withSessions)),
-      tell_(std::move(tell)), weights_(weightsOf(target)), start_(Clock::now()) {
+      tell_(std::move(tell)), weights_(backend.residency().weightsOf(target)), start_(Clock::now()) {
   const std::vector<Held> all = weights_.all();
   needed_.insert(all.begin(), all.end());
 }

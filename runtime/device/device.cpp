@@ -1,8 +1,10 @@
 #include "runtime/device/device.h"
 
+#include "runtime/device/cuda/cuda_device.h"
 #include "runtime/device/emulated_device.h"
 #include "runtime/support/fault.h"
 
+#include <cstring>
 #include <utility>
 
 namespace moeplan {
@@ -30,8 +32,10 @@ Result<std::unique_ptr<Device>> Device::create(std::string_view text) {
       colon == std::string_view::npos ? std::string_view() : text.substr(colon + 1);
   if (kind == "emu")
     return EmulatedDevice::create(options);
+  if (kind == "cuda")
+    return CudaDevice::create(options);
   if (kind != "cpu")
-    return invalidArgument("no device '" + std::string(kind) + "'; there are cpu and emu");
+    return invalidArgument("no device '" + std::string(kind) + "'; there are cpu, cuda and emu");
   if (colon != std::string_view::npos)
     return invalidArgument("device 'cpu' has no options");
   return std::unique_ptr<Device>(std::make_unique<CpuDevice>());
@@ -54,18 +58,31 @@ Result<DeviceMemory> Device::count(uint64_t bytes, const char *purpose) {
 
 Result<DeviceMemory> Device::allocate(uint64_t bytes, const char *purpose) {
   MOEPLAN_ASSIGN(DeviceMemory memory, count(bytes, purpose));
-  MOEPLAN_ASSIGN(memory.memory_, HostMemory::allocate(bytes, purpose));
+  MOEPLAN_ASSIGN(memory.block_, take(bytes, /*zeroed=*/true));
+  if (!memory.block_) {
+    MOEPLAN_ASSIGN(memory.memory_, HostMemory::allocate(bytes, purpose));
+  }
   return memory;
 }
 
 Result<DeviceMemory> Device::allocateForWeights(uint64_t bytes) {
   MOEPLAN_ASSIGN(DeviceMemory memory, count(bytes, "weights"));
-  MOEPLAN_ASSIGN(memory.block_, pool_.allocate(bytes, "weights"));
+  MOEPLAN_ASSIGN(memory.block_, take(bytes, /*zeroed=*/false));
+  if (!memory.block_) {
+    MOEPLAN_ASSIGN(memory.block_, pool_.allocate(bytes, "weights"));
+  }
   return memory;
 }
 
+Status Device::readBack(std::byte *target, const std::byte *source, uint64_t bytes) {
+  std::memcpy(target, source, bytes);
+  return {};
+}
+
 DeviceMemory::~DeviceMemory() {
-  if (block_)
+  if (block_ && device_->cuda())
+    device_->give(block_);
+  else if (block_)
     device_->pool_.release(block_, bytes_);
   if (device_)
     device_->used_ -= bytes_;

@@ -18,6 +18,7 @@
 
 namespace moeplan {
 
+class CudaDevice;
 class Device;
 
 /// Memory of a device, counted against its budget until it is destroyed. The device must outlive
@@ -29,7 +30,7 @@ public:
   DeviceMemory(DeviceMemory &&other) noexcept;
   DeviceMemory &operator=(DeviceMemory &&other) noexcept;
 
-  /// Null where only bytes are counted.
+  /// Null where only bytes are counted. On a cuda device the host must not read it.
   std::byte *data() const { return block_ ? block_ : memory_.data(); }
   uint64_t bytes() const { return bytes_; }
 
@@ -40,7 +41,7 @@ private:
   Device *device_ = nullptr;
   uint64_t bytes_ = 0;
   HostMemory memory_;
-  std::byte *block_ = nullptr; ///< of the device's pool
+  std::byte *block_ = nullptr; ///< of the device's pool, or taken from it
 };
 
 /// May be used from any number of threads.
@@ -48,8 +49,8 @@ class Device {
 public:
   static constexpr uint64_t kNoBudget = std::numeric_limits<uint64_t>::max();
 
-  /// "cpu", or "emu" with options behind a colon:
-  /// "emu:device_memory=24GiB,copy=25GB/s,latency=10us". Errors: MOEPLAN_INVALID_ARGUMENT, saying
+  /// "cpu", or "emu" or "cuda" with options behind a colon:
+  /// "emu:device_memory=24GiB,copy=25GB/s,latency=10us", "cuda:0,device_memory=24GiB". Errors: MOEPLAN_INVALID_ARGUMENT, saying
   /// what is wrong and what could be.
   static Result<std::unique_ptr<Device>> create(std::string_view text);
   virtual ~Device() = default;
@@ -57,12 +58,15 @@ public:
   virtual const char *name() const = 0;
   /// Whether kernels read weights from a memory that is not the host's, so that they are copied.
   virtual bool hasOwnMemory() const = 0;
+  /// This, where programs of cuda kernels run on it; else null, and programs run on the CPU.
+  virtual CudaDevice *cuda() { return nullptr; }
   /// Of the link to the host's memory, in bytes per second; 0: there is no link, or one that is as
   /// fast as memory.
   virtual double copyBandwidth() const { return 0; }
   /// Something that is on its way over the link.
   struct Transfer {
     std::chrono::steady_clock::time_point end;
+    uint64_t ticket = 0; ///< of a cuda device's copy
   };
   /// Sends `bytes` from `source` in the host's memory to `target` in the device's; both must stay
   /// until finish(). Errors: MOEPLAN_IO_ERROR.
@@ -72,6 +76,8 @@ public:
   virtual Transfer beginReading(uint64_t bytes) = 0;
   /// Returns when `transfer` has passed.
   virtual void finish(const Transfer &transfer) = 0;
+  /// Copies `bytes` from `source` in the device's memory. Errors: MOEPLAN_IO_ERROR.
+  virtual Status readBack(std::byte *target, const std::byte *source, uint64_t bytes);
 
   /// Bytes that may be allocated at a time. Memory that is in use stays so when it is lowered.
   uint64_t budget() const { return budget_; }
@@ -86,6 +92,13 @@ public:
   Result<DeviceMemory> allocateForWeights(uint64_t bytes);
   /// Counts memory that is there already: weights that are mapped.
   Result<DeviceMemory> count(uint64_t bytes, const char *purpose);
+
+protected:
+  /// Memory of the device itself, for devices that have such; null: it is the host's.
+  virtual Result<std::byte *> take(uint64_t bytes, bool zeroed) {
+    return static_cast<std::byte *>(nullptr);
+  }
+  virtual void give(std::byte *block) {}
 
 private:
   friend class DeviceMemory;

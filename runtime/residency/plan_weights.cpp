@@ -1,5 +1,7 @@
 #include "runtime/residency/plan_weights.h"
 
+#include "runtime/artifact/programs.h"
+
 #include <algorithm>
 #include <set>
 
@@ -12,15 +14,16 @@ bool usesDevice(const fb::Plan &plan) {
          });
 }
 
-PlanWeights weightsOf(const fb::Plan &plan) {
+PlanWeights weightsOf(const fb::Plan &plan, bool allOnDevice) {
   PlanWeights weights;
-  const fb::Residency memory = usesDevice(plan) ? fb::Residency::device : fb::Residency::host;
+  const fb::Residency memory =
+      allOnDevice || usesDevice(plan) ? fb::Residency::device : fb::Residency::host;
   std::set<uint32_t> seen;
   auto add = [&](const fb::Binding &binding) {
     if (binding.kind() == fb::BindingKind::segment && seen.insert(binding.index()).second)
       weights.dense.push_back({binding.index(), memory});
   };
-  for (const fb::Program *program : *plan.programs())
+  for (const fb::Program *program : allPrograms(plan))
     for (uint32_t i = 0; i < program->commands()->size(); ++i) {
       if (const auto *dispatch =
               program->commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch
@@ -32,10 +35,10 @@ PlanWeights weightsOf(const fb::Plan &plan) {
         add(*program->commands()->GetAs<fb::Copy>(i)->source());
     }
   weights.experts.reserve(plan.experts()->size());
-  for (const fb::Expert *expert : *plan.experts())
-    weights.experts.push_back({{{expert->w1(), expert->residency()},
-                                {expert->w3(), expert->residency()},
-                                {expert->w2(), expert->residency()}}});
+  for (const fb::Expert *expert : *plan.experts()) {
+    const fb::Residency own = allOnDevice ? fb::Residency::device : expert->residency();
+    weights.experts.push_back({{{expert->w1(), own}, {expert->w3(), own}, {expert->w2(), own}}});
+  }
   return weights;
 }
 

@@ -30,6 +30,7 @@ struct PlanWeights {
   std::vector<Held> all() const;
 };
 
-PlanWeights weightsOf(const fb::Plan &plan);
+/// Where `allOnDevice`, the residencies that it names are not asked.
+PlanWeights weightsOf(const fb::Plan &plan, bool allOnDevice = false);
 
 } // namespace moeplan

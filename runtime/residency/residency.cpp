@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -32,10 +33,19 @@ std::string Residency::nameOf(uint32_t segment) const {
 }
 
 const std::byte *Residency::address(Held held) const {
-  if (held.memory == fb::Residency::host)
+  if (held.memory == fb::Residency::host && !device_.cuda())
     return artifact_.weight(held.segment).data();
   const std::lock_guard lock(mutex_);
-  return entry(held).memory.data();
+  return held.memory == fb::Residency::host ? entry(held).pinned.onDevice()
+                                            : entry(held).memory.data();
+}
+
+const std::byte *Residency::hostBytes(Held held) const {
+  if (held.memory == fb::Residency::device)
+    return device_.cuda() ? nullptr : address(held);
+  const std::lock_guard lock(mutex_);
+  const std::byte *pinned = entry(held).pinned.data();
+  return pinned ? pinned : artifact_.weight(held.segment).data();
 }
 
 bool Residency::isHeld(Held held) const {
@@ -55,50 +65,53 @@ Status Residency::acquire(Held held, const Staging &staging) {
   const std::lock_guard oneAtATime(stagingMutex_);
   if (adopt(held))
     return {};
-  auto memory = bringIn(held, staging);
-  if (!memory.ok())
-    return std::move(memory).status().withContext("segment '" + nameOf(held.segment) + "'");
+  Entry brought;
+  brought.references = 1;
+  MOEPLAN_TRY(
+      bringIn(held, staging, brought).withContext("segment '" + nameOf(held.segment) + "'"));
   const std::lock_guard lock(mutex_);
-  entry(held).memory = std::move(memory).value();
-  entry(held).references = 1;
+  std::swap(entry(held), brought);
   return {};
 }
 
 void Residency::release(Held held) {
-  DeviceMemory memory;
+  Entry given;
   {
     const std::lock_guard lock(mutex_);
     if (--entry(held).references > 0)
       return;
-    std::swap(memory, entry(held).memory);
+    std::swap(given, entry(held));
   }
   counters_.releasedBytes += bytesOf(held.segment);
   if (held.memory == fb::Residency::host)
     artifact_.release(held.segment);
 }
 
-Result<DeviceMemory> Residency::bringIn(Held held, const Staging &staging) {
+Status Residency::bringIn(Held held, const Staging &staging, Entry &entry) {
   const uint64_t bytes = bytesOf(held.segment);
   const bool onDevice = held.memory == fb::Residency::device;
   if (onDevice && !device_.hasOwnMemory())
     return unsupported(std::string("the ") + device_.name() + " device has no memory of its own");
-  DeviceMemory memory;
+  const bool pinned = !onDevice && device_.cuda();
   if (onDevice) {
-    MOEPLAN_ASSIGN(memory, device_.allocateForWeights(bytes));
+    MOEPLAN_ASSIGN(entry.memory, device_.allocateForWeights(bytes));
+  } else if (pinned) {
+    MOEPLAN_ASSIGN(entry.pinned, device_.cuda()->allocatePinned(bytes));
   } else if (counts(held.memory)) {
-    MOEPLAN_ASSIGN(memory, device_.count(bytes, "weights"));
+    MOEPLAN_ASSIGN(entry.memory, device_.count(bytes, "weights"));
   }
-  if (onDevice || !staging.onDemand)
-    if (Status status = copyParts(held.segment, memory.data(), staging); !status.ok()) {
+  std::byte *target = pinned ? entry.pinned.data() : entry.memory.data();
+  if (onDevice || pinned || !staging.onDemand)
+    if (Status status = copyParts(held, target, staging); !status.ok()) {
       device_.finish(std::exchange(copying_, {})); // before its target goes
       return status;
     }
   counters_.stagedBytes += bytes;
-  if (onDevice) {
+  if (onDevice)
     counters_.copiedBytes += bytes;
+  if (onDevice || pinned)
     releaseSource(held.segment);
-  }
-  return memory;
+  return {};
 }
 
 /// Leaves the rest of the time to others; what it sleeps too long is taken off the next time, of
@@ -113,8 +126,10 @@ void Residency::rest(Clock::duration worked, double share) {
   restDue_ -= Clock::now() - begin;
 }
 
-/// Reads the weight part by part, to `target` on the device where there is one, and checks it.
-Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &staging) {
+/// Reads the weight part by part, to `target` in the memory that holds it where there is one, and
+/// checks it.
+Status Residency::copyParts(Held held, std::byte *target, const Staging &staging) {
+  const uint32_t segment = held.segment;
   const std::span<const std::byte> source = artifact_.weight(segment);
   Hasher hasher;
   for (uint64_t begin = 0; begin < source.size(); begin += kPartBytes) {
@@ -123,7 +138,10 @@ Status Residency::copyParts(uint32_t segment, std::byte *target, const Staging &
     const Clock::time_point start = Clock::now();
     const auto part = source.subspan(begin, std::min(kPartBytes, source.size() - begin));
     MOEPLAN_TRY(artifact_.bringIn(segment, begin, part.size()));
-    if (target) {
+    if (target && held.memory == fb::Residency::host) {
+      std::memcpy(target + begin, part.data(), part.size());
+      hasher.update(part);
+    } else if (target) {
       MOEPLAN_ASSIGN(const Device::Transfer transfer,
                      device_.beginCopy(target + begin, part.data(), part.size()));
       hasher.update(part);
@@ -170,15 +188,32 @@ bool Residency::isIntact(Held held) const {
   if (held.memory == fb::Residency::host &&
       !artifact_.bringIn(held.segment, 0, bytesOf(held.segment)).ok())
     return false;
+  const uint64_t bytes = bytesOf(held.segment);
+  const uint64_t checksum =
+      artifact_.metadata().segments()->Get(held.segment)->extent()->checksum();
+  if (const std::byte *data = hostBytes(held))
+    return XXH3_64bits(data, bytes) == checksum;
   const std::byte *data = address(held);
-  return !data || XXH3_64bits(data, bytesOf(held.segment)) ==
-                      artifact_.metadata().segments()->Get(held.segment)->extent()->checksum();
+  if (!data)
+    return true; // not held
+  Hasher hasher;
+  std::vector<std::byte> part(std::min(kPartBytes, bytes));
+  for (uint64_t begin = 0; begin < bytes; begin += kPartBytes) {
+    const uint64_t size = std::min(kPartBytes, bytes - begin);
+    if (!device_.readBack(part.data(), data + begin, size).ok())
+      return false;
+    hasher.update(std::span(part).first(size));
+  }
+  return hasher.digest() == checksum;
 }
 
 Status Residency::repair(Held held) {
   const std::lock_guard oneAtATime(stagingMutex_);
-  auto *target = const_cast<std::byte *>(address(held));
-  Status status = copyParts(held.segment, target, {});
+  // The mapped file of a host without copies is only read again.
+  const bool copied = held.memory == fb::Residency::device || device_.cuda();
+  const std::byte *host = copied ? hostBytes(held) : nullptr;
+  auto *target = const_cast<std::byte *>(host ? host : address(held));
+  Status status = copyParts(held, copied ? target : nullptr, {});
   device_.finish(std::exchange(copying_, {}));
   return std::move(status).withContext("segment '" + nameOf(held.segment) + "'");
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/artifact/artifact.h"
+#include "runtime/device/cuda/cuda_device.h"
 #include "runtime/device/device.h"
 #include "runtime/residency/plan_weights.h"
 #include "runtime/support/status.h"
@@ -60,8 +61,14 @@ public:
   /// under way, so that the link is never idle between two.
   void finishCopies();
 
-  /// Where kernels read a weight; in the device's memory it has to be held.
+  /// Where kernels read a weight; it has to be held where that is in the device's memory, or by a
+  /// cuda device.
   const std::byte *address(Held held) const;
+  /// A plan that was made for no device has everything in the memory of a cuda device: that cannot
+  /// run it from where it is mapped.
+  PlanWeights weightsOf(const fb::Plan &plan) const {
+    return moeplan::weightsOf(plan, device_.cuda() && !usesDevice(plan));
+  }
   uint64_t bytesOf(uint32_t segment) const;
   std::string nameOf(uint32_t segment) const;
   /// Whether it counts against the device's budget.
@@ -84,13 +91,16 @@ private:
   struct Entry {
     uint32_t references = 0;
     DeviceMemory memory; ///< counted, and on a device with a memory of its own the copy
+    PinnedMemory pinned; ///< a copy in the host's memory, where a cuda device can read no other
   };
   Entry &entry(Held held) { return entries_[static_cast<size_t>(held.memory)][held.segment]; }
   const Entry &entry(Held held) const {
     return entries_[static_cast<size_t>(held.memory)][held.segment];
   }
-  Result<DeviceMemory> bringIn(Held held, const Staging &staging);
-  Status copyParts(uint32_t segment, std::byte *target, const Staging &staging);
+  Status bringIn(Held held, const Staging &staging, Entry &entry);
+  Status copyParts(Held held, std::byte *target, const Staging &staging);
+  /// Where the host keeps the bytes that kernels read; null where they are in the device's memory.
+  const std::byte *hostBytes(Held held) const;
   void releaseSource(uint32_t segment);
   void rest(Clock::duration worked, double share);
   Status checkSum(uint32_t segment, uint64_t digest) const;

@@ -74,6 +74,10 @@ Status Backend::loadKernels() {
     MOEPLAN_ASSIGN(moeplan_kernel_fn function, module_->kernel(kernel->symbol()->str()));
     kernels_.push_back(function);
   }
+  if (CudaDevice *cuda = device_->cuda()) {
+    MOEPLAN_ASSIGN(cudaKernels_, CudaKernels::create(artifact_, *cuda));
+    targetCpu_ = cudaKernels_->target();
+  }
   return {};
 }
 

@@ -3,6 +3,7 @@
 
 #include "kernel_abi.h"
 #include "runtime/artifact/artifact.h"
+#include "runtime/device/cuda/kernels.h"
 #include "runtime/device/device.h"
 #include "runtime/device/kernel_module.h"
 #include "runtime/residency/residency.h"
@@ -26,7 +27,9 @@ public:
   Residency &residency() { return residency_; }
   /// By their index in the artifact; null for kernels of other machines.
   const std::vector<moeplan_kernel_fn> &kernels() const { return kernels_; }
-  /// The CPU that the kernels in use were compiled for.
+  /// Null where the device is no cuda device.
+  CudaKernels *cudaKernels() { return cudaKernels_.get(); }
+  /// The CPU, or the architecture of GPUs, that the kernels in use were compiled for.
   const std::string &targetCpu() const { return targetCpu_; }
 
 private:
@@ -40,6 +43,7 @@ private:
   std::string targetCpu_;
   std::unique_ptr<KernelModule> module_;
   std::vector<moeplan_kernel_fn> kernels_;
+  std::unique_ptr<CudaKernels> cudaKernels_;
 };
 
 } // namespace moeplan

@@ -1,5 +1,6 @@
 #include "runtime/session/loaded_plan.h"
 
+#include "runtime/artifact/programs.h"
 #include "runtime/support/fault.h"
 
 #include <algorithm>
@@ -9,7 +10,7 @@ namespace moeplan {
 
 uint64_t arenaBytesOf(const fb::Plan &plan) {
   uint64_t bytes = 0;
-  for (const fb::Program *program : *plan.programs())
+  for (const fb::Program *program : allPrograms(plan))
     bytes = std::max(bytes, program->arena_bytes());
   return bytes;
 }
@@ -18,6 +19,9 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
                                                      const SessionMemory &memory, Sourcing sourcing,
                                                      const Staging &staging,
                                                      const std::set<uint32_t> &deferred) {
+  if (memory.step && (!plan.device_programs() || plan.device_programs()->size() == 0))
+    return unsupported("plan '" + plan.name()->str() +
+                       "' has no programs for cuda devices; compile it with --target-cuda");
   std::unique_ptr<LoadedPlan> loaded(new LoadedPlan(backend, plan, memory, sourcing));
   MOEPLAN_TRY(loaded->bringIn(staging, deferred));
   if (sourcing == Sourcing::resident) {
@@ -49,10 +53,13 @@ Status LoadedPlan::bringIn(const Staging &staging, const std::set<uint32_t> &def
   for (const Held &held : weights_.dense)
     MOEPLAN_TRY(lease_.acquire(held, staging));
   for (uint32_t expert = 0; expert < weights_.experts.size(); ++expert) {
-    if (deferred.contains(expert))
+    if (deferred.contains(expert)) {
+      if (onCuda())
+        MOEPLAN_TRY(acquireOnHost(expert));
       away_.insert(expert);
-    else
+    } else {
       MOEPLAN_TRY(acquireExpert(expert, staging));
+    }
   }
   return {};
 }
@@ -60,19 +67,37 @@ Status LoadedPlan::bringIn(const Staging &staging, const std::set<uint32_t> &def
 const std::byte *LoadedPlan::address(Held held) const {
   const bool onDevice =
       held.memory == fb::Residency::device && lease_.has(held) && !denseOnHost_.contains(held);
-  return onDevice ? backend_.residency().address(held)
+  if (onDevice)
+    return backend_.residency().address(held);
+  return onCuda() ? backend_.residency().address({held.segment, fb::Residency::host})
                   : backend_.artifact().weight(held.segment).data();
 }
 
-Status LoadedPlan::fillTable() {
+moeplan_expert LoadedPlan::rowOf(uint32_t expert, bool onHost) const {
   const auto &segments = *backend_.artifact().metadata().segments();
   auto format = [&](const Held &held) {
     return static_cast<uint16_t>(segments.Get(held.segment)->format());
   };
+  auto [w1, w3, w2] = weights_.experts[expert];
+  if (onHost)
+    w1.memory = w3.memory = w2.memory = fb::Residency::host;
+  return {address(w1), address(w3), address(w2), format(w1), format(w3), format(w2), 0};
+}
+
+Status LoadedPlan::fillTable() {
   table_.reserve(weights_.experts.size());
-  for (const auto &[w1, w3, w2] : weights_.experts)
-    table_.push_back(
-        {address(w1), address(w3), address(w2), format(w1), format(w3), format(w2), 0});
+  for (uint32_t expert = 0; expert < weights_.experts.size(); ++expert)
+    table_.push_back(rowOf(expert, away_.contains(expert)));
+  if (onCuda()) { // which reads experts that are not there in place, whatever the strategy
+    const uint64_t bytes = table_.size() * sizeof(moeplan_expert);
+    Device &device = backend_.device();
+    MOEPLAN_ASSIGN(deviceTable_, device.allocate(bytes, "expert table"));
+    MOEPLAN_ASSIGN(const Device::Transfer transfer,
+                   device.beginCopy(deviceTable_.data(),
+                                    reinterpret_cast<const std::byte *>(table_.data()), bytes));
+    device.finish(transfer);
+    return {};
+  }
   if (sourcing_ != Sourcing::resident || !usesDevice(plan_))
     return {};
   MOEPLAN_ASSIGN(misses_, MissHandler::create(backend_.residency(), plan_, table_));
@@ -81,7 +106,47 @@ Status LoadedPlan::fillTable() {
   return {};
 }
 
+Status LoadedPlan::tellDevice(uint32_t expert, bool onHost) {
+  const moeplan_expert row = rowOf(expert, onHost);
+  Device &device = backend_.device();
+  MOEPLAN_ASSIGN(const Device::Transfer transfer,
+                 device.beginCopy(deviceTable_.data() + expert * sizeof(row),
+                                  reinterpret_cast<const std::byte *>(&row), sizeof(row)));
+  device.finish(transfer);
+  table_[expert] = row;
+  return {};
+}
+
+Status LoadedPlan::acquireOnHost(uint32_t expert) {
+  for (const Held &held : weights_.experts[expert])
+    if (const Held onHost{held.segment, fb::Residency::host}; !lease_.has(onHost))
+      MOEPLAN_TRY(lease_.acquire(onHost, {}));
+  return {};
+}
+
+Status LoadedPlan::bindDevicePrograms() {
+  const fb::Residency dense =
+      weights_.dense.empty() ? fb::Residency::device : weights_.dense.front().memory;
+  ProgramMemory memory{.arena = deviceArena_.data(),
+                       .keys = memory_.keys,
+                       .values = memory_.values,
+                       .kvLayerBytes = memory_.kvLayerBytes,
+                       .experts = reinterpret_cast<const moeplan_expert *>(deviceTable_.data())};
+  memory.weight = [&](uint32_t segment) { return address({segment, dense}); };
+  std::vector<DeviceProgram> programs;
+  for (const fb::Program *program : *plan_.device_programs()) {
+    MOEPLAN_ASSIGN(DeviceProgram bound,
+                   DeviceProgram::bind(backend_.artifact(), *program, *backend_.cudaKernels(),
+                                       *memory_.step, memory));
+    programs.push_back(std::move(bound));
+  }
+  devicePrograms_ = std::move(programs);
+  return {};
+}
+
 Status LoadedPlan::bind() {
+  if (onCuda())
+    return bindDevicePrograms();
   ProgramMemory memory{deviceArena_.data() ? deviceArena_.data() : hostArena_.data(),
                        memory_.keys,
                        memory_.values,
@@ -104,12 +169,17 @@ Status LoadedPlan::bind() {
 }
 
 void LoadedPlan::evict(uint32_t expert, const std::set<Held> &kept) {
+  if (onCuda() && !(acquireOnHost(expert).ok() && tellDevice(expert, /*onHost=*/true).ok()))
+    return; // the device can read it nowhere else: it stays
   if (misses_)
     misses_->setOnDevice(expert, false);
   away_.insert(expert);
+  std::vector<Held> given;
   for (const Held &held : weights_.experts[expert])
     if (!kept.contains(held))
-      lease_.release(held);
+      given.push_back(held);
+  for (const Held &held : given)
+    lease_.release(held);
 }
 
 Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {
@@ -119,6 +189,8 @@ Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {
 }
 
 Status LoadedPlan::evictDense(const std::set<Held> &kept) {
+  if (onCuda())
+    return exhausted("what is not experts does not leave a cuda device");
   std::vector<Held> given;
   for (const Held &held : weights_.dense)
     if (!kept.contains(held) && denseOnHost_.insert(held).second)
@@ -165,9 +237,14 @@ void LoadedPlan::endRun() {
 }
 
 void LoadedPlan::putBack(uint32_t expert) {
+  if (onCuda() && !tellDevice(expert, /*onHost=*/false).ok())
+    return; // it is read in the host's memory for longer
   away_.erase(expert);
   if (misses_)
     misses_->setOnDevice(expert, true);
+  if (onCuda())
+    for (const Held &held : weights_.experts[expert])
+      lease_.release({held.segment, fb::Residency::host});
 }
 
 } // namespace moeplan

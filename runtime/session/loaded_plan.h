@@ -4,6 +4,7 @@
 
 #include "kernel_abi.h"
 #include "runtime/device/device.h"
+#include "runtime/executor/device_program.h"
 #include "runtime/executor/executor.h"
 #include "runtime/residency/miss_handler.h"
 #include "runtime/residency/plan_weights.h"
@@ -25,6 +26,7 @@ struct SessionMemory {
   std::byte *values = nullptr;
   uint64_t kvLayerBytes = 0;
   int32_t *tokens = nullptr; ///< [the most tokens of any program of the artifact]
+  DeviceStep *step = nullptr; ///< null: programs run on the CPU
 };
 
 /// Where a plan finds its weights.
@@ -48,6 +50,8 @@ public:
   const char *name() const { return plan_.name()->c_str(); }
   const PlanWeights &weights() const { return weights_; }
   std::vector<BoundProgram> &programs() { return programs_; } ///< ascending max_tokens
+  /// In place of them on a cuda device.
+  const std::vector<DeviceProgram> &devicePrograms() const { return devicePrograms_; }
   std::vector<moeplan_expert> &table() { return table_; }     ///< [num_layers * num_experts]
   /// Null where the plan never misses.
   ExpertSource *source() { return misses_.get(); }
@@ -74,12 +78,21 @@ public:
 private:
   LoadedPlan(Backend &backend, const fb::Plan &plan, const SessionMemory &memory, Sourcing sourcing)
       : backend_(backend), plan_(plan), memory_(memory), sourcing_(sourcing),
-        weights_(weightsOf(plan)), lease_(backend.residency()) {}
+        weights_(sourcing == Sourcing::host ? weightsOf(plan)
+                                            : backend.residency().weightsOf(plan)),
+        lease_(backend.residency()) {}
   Status bringIn(const Staging &staging, const std::set<uint32_t> &deferred);
   Status acquireExpert(uint32_t expert, const Staging &staging);
   Status fillTable();
   Status bind();
+  Status bindDevicePrograms();
   const std::byte *address(Held held) const;
+  /// Whether programs run on a cuda device, which reads no memory of the host but what is held.
+  bool onCuda() const { return memory_.step != nullptr; }
+  moeplan_expert rowOf(uint32_t expert, bool onHost) const;
+  /// Writes the row of an expert where a cuda device reads it, too.
+  Status tellDevice(uint32_t expert, bool onHost);
+  Status acquireOnHost(uint32_t expert);
 
   Backend &backend_;
   const fb::Plan &plan_;
@@ -95,6 +108,8 @@ private:
   std::set<Held> denseOnHost_; ///< other weights that are read there for now
   Device::Transfer reading_;
   std::vector<BoundProgram> programs_;
+  DeviceMemory deviceTable_; ///< a cuda device's copy of table_
+  std::vector<DeviceProgram> devicePrograms_;
 };
 
 /// Bytes of a plan's largest arena.

@@ -2,6 +2,7 @@
 
 #include "formats.h"
 #include "kv_formats.h"
+#include "runtime/artifact/programs.h"
 #include "runtime/device/affinity.h"
 #include "runtime/executor/work.h"
 
@@ -24,6 +25,23 @@ uint32_t contextOf(const Artifact &artifact, const SessionOptions &options) {
 std::optional<uint64_t> layerCacheBytes(const fb::Model &model, uint32_t context) {
   return kvLayerBytes(static_cast<moeplan_kv_format>(model.kv_cache_format()), context,
                       model.num_key_value_heads(), model.head_dim());
+}
+
+/// The smallest program that takes `tokens` at once, else the largest.
+template <typename Program> Program &programFor(std::span<Program> programs, size_t tokens) {
+  for (Program &program : programs)
+    if (program.maxTokens() >= tokens)
+      return program;
+  return programs.back();
+}
+
+/// Of any program of the artifact.
+uint32_t mostTokensOf(const Artifact &artifact) {
+  uint32_t most = 0;
+  for (const fb::Plan *plan : *artifact.metadata().plans())
+    for (const fb::Program *program : allPrograms(*plan))
+      most = std::max(most, program->max_tokens());
+  return most;
 }
 
 } // namespace
@@ -82,10 +100,12 @@ Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Backend> backen
 
 Result<std::unique_ptr<Session>> Session::createBeside(Session &session, uint32_t contextLength) {
   std::unique_ptr<Session> beside(new Session(session.backend_, contextLength, 1));
-  MOEPLAN_TRY(beside->allocate(Sourcing::present));
+  // A cuda device computes nothing in the host's memory.
+  const Sourcing sourcing = session.onCuda() ? Sourcing::resident : Sourcing::present;
+  MOEPLAN_TRY(beside->allocate(sourcing));
   MOEPLAN_ASSIGN(
       std::unique_ptr<LoadedPlan> loaded,
-      LoadedPlan::load(*beside->backend_, session.plan(), beside->memory(), Sourcing::present, {}));
+      LoadedPlan::load(*beside->backend_, session.plan(), beside->memory(), sourcing, {}));
   beside->use(std::move(loaded));
   return beside;
 }
@@ -104,17 +124,17 @@ Status Session::allocate(Sourcing sourcing) {
     MOEPLAN_ASSIGN(hostKeys_, HostMemory::allocate(kvBytes, "KV cache"));
     MOEPLAN_ASSIGN(hostValues_, HostMemory::allocate(kvBytes, "KV cache"));
   }
-  uint32_t mostTokens = 0;
-  for (const fb::Plan *plan : *artifact().metadata().plans())
-    for (const fb::Program *program : *plan->programs())
-      mostTokens = std::max(mostTokens, program->max_tokens());
+  const uint32_t mostTokens = mostTokensOf(artifact());
   tokens_.resize(mostTokens);
+  if (CudaDevice *cuda = backend_->device().cuda(); cuda && sourcing != Sourcing::host) {
+    MOEPLAN_ASSIGN(step_, DeviceStep::create(*cuda, mostTokens, model.vocab_size()));
+  }
   return {};
 }
 
 SessionMemory Session::memory() {
   return {keys_.data() ? keys_.data() : hostKeys_.data(),
-          values_.data() ? values_.data() : hostValues_.data(), kvLayerBytes_, tokens_.data()};
+          values_.data() ? values_.data() : hostValues_.data(), kvLayerBytes_, tokens_.data(), step_.get()};
 }
 
 void Session::use(std::unique_ptr<LoadedPlan> plan) {
@@ -153,15 +173,6 @@ Status Session::replaceExpertWeight(uint32_t layer, uint32_t expert, Linear line
   return {};
 }
 
-/// The smallest program that takes `tokens` at once, else the largest.
-BoundProgram &Session::programFor(size_t tokens) {
-  std::vector<BoundProgram> &programs = active_->programs();
-  for (BoundProgram &program : programs)
-    if (program.maxTokens() >= tokens)
-      return program;
-  return programs.back();
-}
-
 template <typename Run>
 Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run) {
   if (tokens.empty() || logitsCount > tokens.size())
@@ -186,17 +197,27 @@ Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, 
 
   const size_t firstWithLogits = tokens.size() - logitsCount;
   std::optional<Boundary::Step> inStep(std::in_place, boundary_);
+  const std::span<BoundProgram> programs(active_->programs());
+  const std::span<const DeviceProgram> devicePrograms(active_->devicePrograms());
   for (size_t done = 0; done < tokens.size();) {
-    BoundProgram &program = programFor(tokens.size() - done);
-    const size_t count = std::min<size_t>(program.maxTokens(), tokens.size() - done);
+    const size_t left = tokens.size() - done;
+    const size_t most = onCuda() ? programFor(devicePrograms, left).maxTokens()
+                                 : programFor(programs, left).maxTokens();
+    const size_t count = std::min(most, left);
     std::copy_n(tokens.data() + done, count, tokens_.data());
     const size_t skipped = std::clamp(firstWithLogits, done, done + count) - done;
     const moeplan_step step{static_cast<uint32_t>(count), static_cast<uint32_t>(skipped), position_,
                             kvCapacity(contextLength_)};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
-    active_->beginRun();
-    run(program, step, logits_.data() + row * vocabSize);
-    active_->endRun();
+    float *const rows = logits_.data() + row * vocabSize;
+    if (onCuda()) {
+      MOEPLAN_TRY(step_->run(programFor(devicePrograms, count), step,
+                             std::span(tokens_).first(count), rows));
+    } else {
+      active_->beginRun();
+      run(programFor(programs, count), step, rows);
+      active_->endRun();
+    }
     position_ += static_cast<uint32_t>(count);
     done += count;
   }
@@ -214,6 +235,8 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
 }
 
 Result<moeplan_work> Session::appendCounted(std::span<const int32_t> tokens, size_t logitsCount) {
+  if (onCuda())
+    return unsupported("the work of a cuda device's kernels is not counted");
   WorkCounter counter(artifact().metadata());
   MOEPLAN_TRY(appendWith(tokens, logitsCount,
                          [&](BoundProgram &program, const moeplan_step &step, float *logits) {
@@ -226,6 +249,8 @@ Result<std::vector<KernelTime>> Session::measureKernels(std::span<const int32_t>
                                                         size_t logitsCount, uint32_t repetitions) {
   if (repetitions == 0)
     return invalidArgument("measuring kernels needs a repetition");
+  if (onCuda())
+    return unsupported("kernels of a cuda device are not measured one by one");
   KernelTimer timer(artifact().metadata(), repetitions);
   MOEPLAN_TRY(appendWith(tokens, logitsCount,
                          [&](BoundProgram &program, const moeplan_step &step, float *logits) {

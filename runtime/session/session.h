@@ -111,7 +111,7 @@ private:
   Status allocate(Sourcing sourcing);
   SessionMemory memory();
   void use(std::unique_ptr<LoadedPlan> plan);
-  BoundProgram &programFor(size_t tokens);
+  bool onCuda() const { return step_ != nullptr; }
   /// append(), where `run` runs a program for a step: (BoundProgram &, const moeplan_step &, float
   /// *logits).
   template <typename Run>
@@ -124,6 +124,7 @@ private:
   std::atomic<uint32_t> position_{0}; ///< read by whoever acts at the boundary
   ThreadPool pool_;
   DeviceMemory keys_, values_;
+  std::unique_ptr<DeviceStep> step_; ///< on a cuda device
   HostMemory hostKeys_, hostValues_; ///< in place of them in a session beside another one
   uint64_t kvLayerBytes_ = 0;
   std::vector<int32_t> tokens_;

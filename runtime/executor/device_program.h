@@ -1,0 +1,72 @@
+// Programs of cuda kernels, each captured as one graph, and what a step of a session needs on the
+// device.
+#pragma once
+
+#include "kernel_abi.h"
+#include "runtime/device/cuda/kernels.h"
+#include "runtime/executor/executor.h"
+
+#include <memory>
+#include <span>
+
+namespace moeplan {
+
+/// The stream of a session, and where its programs find step, tokens and logits. Used by one thread
+/// at a time. Borrows the device.
+class DeviceStep {
+public:
+  /// For steps of up to `maxTokens`. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
+  static Result<std::unique_ptr<DeviceStep>> create(CudaDevice &device, uint32_t maxTokens,
+                                                    uint32_t vocabSize);
+  /// What create() takes of the device's budget.
+  static uint64_t bytes(uint32_t maxTokens, uint32_t vocabSize);
+  ~DeviceStep();
+  DeviceStep(const DeviceStep &) = delete;
+  DeviceStep &operator=(const DeviceStep &) = delete;
+
+  /// Runs `program`. Row r of the logits, for step.logits_begin <= r < step.token_count, goes to
+  /// logits + (r - step.logits_begin) * vocabSize. `tokens` [step.token_count]. Returns when that
+  /// has been done. Errors: MOEPLAN_IO_ERROR from the driver.
+  Status run(const class DeviceProgram &program, const moeplan_step &step,
+             std::span<const int32_t> tokens, float *logits);
+
+private:
+  friend class DeviceProgram;
+  DeviceStep(CudaDevice &device, uint32_t vocabSize) : device_(device), vocabSize_(vocabSize) {}
+
+  CudaDevice &device_;
+  const uint32_t vocabSize_;
+  cuda::Stream stream_ = nullptr;
+  PinnedMemory input_;         ///< moeplan_step, then the tokens
+  DeviceMemory deviceInput_;   ///< the same; a copy of it is the first node of every graph
+  DeviceMemory deviceLogits_;  ///< float32 [maxTokens, vocabSize]
+  PinnedMemory logits_;        ///< float32 [kLogitsRows, vocabSize]
+  static constexpr uint32_t kLogitsRows = 8;
+};
+
+/// One program as a graph that is ready to be launched.
+class DeviceProgram {
+public:
+  /// `memory` as for BoundProgram, with addresses on the device; its `tokens` are not used. `step`
+  /// and `kernels` must outlive the program. Errors: those of the driver, naming the program.
+  static Result<DeviceProgram> bind(const Artifact &artifact, const fb::Program &program,
+                                    CudaKernels &kernels, DeviceStep &step,
+                                    const ProgramMemory &memory);
+  ~DeviceProgram();
+  DeviceProgram(DeviceProgram &&other) noexcept;
+  DeviceProgram &operator=(DeviceProgram &&other) noexcept;
+
+  uint32_t maxTokens() const { return maxTokens_; }
+
+private:
+  friend class DeviceStep;
+  DeviceProgram() = default;
+  Status capture(const Artifact &artifact, const fb::Program &program, CudaKernels &kernels,
+                 DeviceStep &step, const ProgramMemory &memory);
+
+  const CudaDevice *device_ = nullptr;
+  cuda::GraphExec graph_ = nullptr;
+  uint32_t maxTokens_ = 0;
+};
+
+} // namespace moeplan
