@@ -6,7 +6,7 @@ MOEPLAN_PACKAGES=(
   llvm-19-dev libmlir-19-dev mlir-19-tools clang-19 lld-19 liblld-19-dev
   libflatbuffers-dev flatbuffers-compiler libzstd-dev libxxhash-dev libsentencepiece-dev
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libgtest-dev libgmock-dev
-  libbenchmark-dev
+  libbenchmark-dev libboost-context-dev
 )
 
 say() {

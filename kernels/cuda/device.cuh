@@ -4,12 +4,29 @@
 
 #include "kernel_abi.h"
 
+#ifdef MOEPLAN_SIMT
+#include "simt.h" // the same on a CPU, for tests
+#endif
+
+#ifndef INFINITY
+#define INFINITY __uint_as_float(0x7f800000u)
+#endif
+
 namespace moeplan {
 
 constexpr int kWarp = 32;
 
+/// A binding of a dispatch: an untyped pointer, taken as one to T.
+template <class T> struct Binding {
+  T *pointer;
+  __device__ Binding(const void *binding) : pointer((T *)binding) {}
+  __device__ operator T *() const { return pointer; }
+};
+
 __device__ inline int lane() { return int(threadIdx.x) % kWarp; }
 __device__ inline int warp() { return int(threadIdx.x) / kWarp; }
+
+#ifndef MOEPLAN_SIMT
 
 /// 16 bytes of a weight: read once, past the first cache.
 __device__ inline uint4 loadStreamed(const void *address) {
@@ -42,5 +59,7 @@ __device__ inline void multiplyAdd(float (&d)[4], uint32_t a0, uint32_t a1, uint
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+
+#endif // MOEPLAN_SIMT
 
 } // namespace moeplan

@@ -103,8 +103,8 @@ DOWN = ["const float *h", "const moeplan_expert *experts", "const uint32_t *expe
 class Experts:
     """Kernels of one shape and set of formats."""
 
-    def __init__(self, cupy, features, intermediate, formats, max_tokens=8, unroll=4,
-                 up_threads=256, down_threads=512):
+    def __init__(self, cupy, features, intermediate, formats, max_tokens=8, up_threads=256,
+                 down_threads=512):
         import tempfile
         self.cupy = cupy
         self.features, self.intermediate = features, intermediate
@@ -114,7 +114,8 @@ class Experts:
         options = ("-std=c++20", "-default-device", f"-I{include}", f"-I{ROOT / 'schemas'}",
                    f"-I{ROOT / 'kernels/cuda'}")
         shape = {"features": features, "intermediate": intermediate, "num_experts": 8, "max_tokens": max_tokens,
-                 "formats": sum(1 << FORMATS[f] for f in set(formats)), "unroll": unroll}
+                 "formats": sum(1 << FORMATS[f] for f in set(formats)), "top_k": 2,
+                 "token_tiles": 1}
         self.threads = {"experts_gate_up": up_threads, "experts_down": down_threads}
         self.kernels = {}
         for name, parameters, more in (("experts_gate_up", GATE_UP, {"normalize": 1, "epsilon": 1e-5}),
@@ -258,12 +259,10 @@ def main():
     bandwidth = copy_bandwidth(cupy)
     print(f"copy within the device's memory: {bandwidth / 1e9:.0f} GB/s")
     for fmt in ("bf16", "int8g64", "int4g64", "int3g64", "int2g64"):
-        for unroll in (4, 8):
-            for up, down in ((128, 512), (256, 1024), (512, 896)):
-                shares, figures = measure(cupy, (fmt,) * 3, bandwidth, unroll=unroll, up_threads=up,
-                                          down_threads=down)
-                print(f"{fmt:8} unroll {unroll} threads {up:4} {down:4}: gate/up {shares[0]:.0%} "
-                      f"down {shares[1]:.0%} both {shares[2]:.0%}; {figures}", flush=True)
+        for up, down in ((128, 512), (256, 1024), (512, 896)):
+            shares, figures = measure(cupy, (fmt,) * 3, bandwidth, up_threads=up, down_threads=down)
+            print(f"{fmt:8} threads {up:4} {down:4}: gate/up {shares[0]:.0%} down {shares[1]:.0%} "
+                  f"both {shares[2]:.0%}; {figures}", flush=True)
     return worst >= 1e-2
 
 

@@ -4,7 +4,7 @@
 
 #include "compiler/codegen/kernel_library.h"
 #include "cpu/kernels.h"
-#include "formats.h"
+#include "tests/support/weights.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,33 +32,6 @@ constexpr uint32_t kTokenCounts[] = {33, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17};
 /// One CPU for each row of kCpuKernelBitcodes, with as little besides as there is, and the host.
 inline constexpr const char *kKernelTargets[] = {
     "x86-64-v2", "x86-64-v3", "alderlake", "x86-64-v4", "cascadelake", "cooperlake", "host"};
-
-/// Uniform numbers in [-1, 1), the same on every machine.
-class RandomNumbers {
-public:
-  explicit RandomNumbers(uint64_t seed) : random_(seed) {}
-  uint64_t below(uint64_t bound) { return random_() % bound; }
-  float next() { return float(int64_t(random_() >> 40) - (1 << 23)) * 0x1p-23f; }
-  std::vector<float> floats(size_t count);
-
-private:
-  std::mt19937_64 random_;
-};
-
-/// A matrix in one of the weight formats, in memory that ends where it does: reading on faults.
-struct Weights {
-  Weights(RandomNumbers &random, int64_t rows, int64_t columns, moeplan_format format);
-  void *data() const { return bytes.get(); }
-  /// By the layout's own scalar code (schemas/packing.h), which no kernel shares.
-  float at(int64_t row, int64_t column) const { return elements[size_t(row * columns + column)]; }
-  /// The zero of the element's group times its scale; 0 where the format has none.
-  float offsetAt(int64_t row, int64_t column) const;
-
-  int64_t rows, columns;
-  moeplan_format format;
-  std::shared_ptr<char> bytes;
-  std::vector<float> elements, offsets;
-};
 
 /// Rows of activations in the forms of kernels/cpu/operand.h.
 struct Operands {

@@ -1,0 +1,106 @@
+// Norm, the three projections of attention, rotary position embedding and the way into the KV
+// cache: q[t, h] = rope(wq norm(x[t])), keys[h, position + t] = rope(wk norm(x[t])), values = wv
+// norm(x[t]).
+#pragma once
+
+#include "product.cuh"
+
+namespace moeplan {
+
+/// e^x for x <= 0, when the kernel is compiled.
+constexpr double exponential(double x) {
+  double sum = 1, term = 1;
+  for (int i = 1; i < 24; ++i)
+    sum += term *= x / 64 / i;
+  for (int i = 0; i < 6; ++i)
+    sum *= sum;
+  return sum;
+}
+
+/// theta^(-2 i / head_dim), rounded to float32 as Hugging Face does.
+template <int kHalf> struct InverseFrequencies {
+  float at[kHalf];
+  constexpr InverseFrequencies(double logTheta) : at() {
+    for (int i = 0; i < kHalf; ++i)
+      at[i] = float(exponential(-logTheta * i / kHalf));
+  }
+};
+template <class C>
+__constant__ constexpr InverseFrequencies<C::head_dim / 2> inverseFrequencies(C::log_theta);
+
+/// Rotates (a, b) by `angle`: the angle is reduced in float64, since it may be thousands of turns.
+__device__ inline void rotate(float angle, float &a, float &b) {
+  const double turns = double(angle) * 0.15915494309189533577;
+  const float halves = 2 * float(turns - rint(turns));
+  const float cosine = cospif(halves), sine = sinpif(halves);
+  const float rotated = a * cosine - b * sine;
+  b = b * cosine + a * sine;
+  a = rotated;
+}
+
+/// A block of threads: rows i .. i + 15 and those `head_dim` / 2 behind them, which rotate
+/// together, of one head of q, k or v, for 8 * token_tiles tokens. keys, values: bf16
+/// [num_kv_heads] [kv_capacity][head_dim]. Sets all counters to 0.
+template <class C>
+__device__ void qkv(const moeplan_step *step, Binding<const float> x, Binding<const float> scale,
+                    Binding<const void> wq, Binding<const void> wk, Binding<const void> wv,
+                    Binding<uint16_t> keys, Binding<uint16_t> values, Binding<float> q,
+                    Binding<uint32_t> counters) {
+  constexpr int kColumns = C::in_features, kDim = C::head_dim, kHalf = kDim / 2;
+  constexpr int kHeads = C::num_heads, kKvHeads = C::num_kv_heads;
+  constexpr int kParts = kDim / kRowsPerWarp, kRowBlocks = (kHeads + 2 * kKvHeads) * kParts;
+  static_assert(kDim % kRowsPerWarp == 0, "a rotation pairs rows of two tiles");
+  using Rows = Product<C::threads, kColumns, C::normalize != 0, C::max_tokens == 1>;
+  __shared__ typename Rows::Shared shared;
+  Rows product{shared};
+  if (blockIdx.x == 0)
+    for (int i = threadIdx.x; i < C::max_tokens * kKvHeads + 1; i += C::threads)
+      counters[i] = 0;
+  const int block = int(blockIdx.x) % kRowBlocks, begin = block % kParts * MOEPLAN_TILE_ROWS;
+  int head = block / kParts;
+  enum {
+    kQuery,
+    kKey,
+    kValue
+  } kind = head < kHeads              ? kQuery
+           : head < kHeads + kKvHeads ? kKey
+                                      : kValue;
+  head -= kind == kQuery ? 0 : kind == kKey ? kHeads : kHeads + kKvHeads;
+  const void *weight = kind == kQuery ? wq.pointer : kind == kKey ? wk.pointer : wv.pointer;
+  const int tile = (head * kDim + begin) / MOEPLAN_TILE_ROWS;
+  for (int part = 0; part < C::token_tiles; ++part) {
+    const uint32_t first = (blockIdx.x / kRowBlocks * C::token_tiles + part) * kProductTokens;
+    if (first >= step->token_count)
+      break;
+    const uint32_t own = first + (Rows::kTokens == 1 ? 0 : lane() / 4);
+    const float *row = own < step->token_count ? x + int64_t(own) * kColumns : nullptr;
+    product.template multiply<1ll << C::weight_format>(
+        0, weight, C::weight_format, tile, tile + kHalf / MOEPLAN_TILE_ROWS,
+        int64_t(kind == kQuery ? kHeads : kKvHeads) * kDim, row, scale);
+    __syncthreads();
+    for (int i = threadIdx.x; i < Rows::kSums / 2; i += C::threads) {
+      const int token = i % Rows::kTokens, r = begin + i / Rows::kTokens;
+      if (first + token >= step->token_count)
+        continue;
+      const float factor = product.factor(token, C::epsilon);
+      float a = product.sum(0, i) * factor, b = product.sum(0, i + Rows::kSums / 2) * factor;
+      const uint64_t position = step->position + first + token;
+      if (kind != kValue)
+        rotate(float(position) * inverseFrequencies<C>.at[r], a, b);
+      if (kind == kQuery) {
+        float *out = q + (int64_t(first + token) * kHeads + head) * kDim;
+        out[r] = a;
+        out[r + kHalf] = b;
+      } else {
+        uint16_t *cache = kind == kKey ? keys.pointer : values.pointer;
+        cache += (uint64_t(head) * step->kv_capacity + position) * kDim;
+        const uint32_t pair = toBf16Pair(a, b);
+        cache[r] = uint16_t(pair);
+        cache[r + kHalf] = uint16_t(pair >> 16);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+} // namespace moeplan
