@@ -89,7 +89,9 @@ private:
     Value keys = program.resource(plan::ResourceKind::Keys, layer);
     Value values = program.resource(plan::ResourceKind::Values, layer);
     Value q = program.activation(heads * dim), attended = program.activation(heads * dim);
-    Value counters = program.alloc(maxTokens() * kvHeads * sizeof(uint32_t));
+    // One for each token and head, for attention; one for the router behind it.
+    counterIndex = maxTokens() * kvHeads;
+    counters = program.alloc((counterIndex + 1) * sizeof(uint32_t));
     Value partial = program.activation(heads * splits() * (dim + 2));
     Value wq = weight(op.getQAttr(), matrixFormat), wk = weight(op.getKAttr(), matrixFormat),
           wv = weight(op.getVAttr(), matrixFormat);
@@ -131,6 +133,7 @@ private:
     const Source x = source(op.getX());
     Value w = weight(op.getGateAttr(), kVectorFormat);
     const Groups made = groups[op.getIds()] = allocateGroups(numExperts, topK);
+    Value ids = program.activation(topK), weights = program.activation(topK);
     program.dispatch("router",
                      {{"features", features(op.getX())},
                       {"num_experts", numExperts},
@@ -138,10 +141,12 @@ private:
                       {"normalize", x.normalize()},
                       {"epsilon", x.epsilon},
                       {"max_tokens", maxTokens()},
+                      {"counter_index", counterIndex},
                       kThreads},
-                     {1},
-                     {read(x.rows), read(x.scaleOrRows()), read(w), write(made.expertBegin),
-                      write(made.slotToken), write(made.slotWeight)});
+                     program.tokenGrid(),
+                     {read(x.rows), read(x.scaleOrRows()), read(w), write(ids), write(weights),
+                      readWrite(counters), write(made.expertBegin), write(made.slotToken),
+                      write(made.slotWeight)});
   }
 
   void convert(moe::ExpertsOp op) {
@@ -190,7 +195,41 @@ private:
         program.resource(plan::ResourceKind::Logits, 0, maxTokens() * vocab * sizeof(float));
     linear(source(op.getX()), op.getWeightAttr(), logits, width, vocab, false, /*logits=*/true);
   }
+
+  /// Zeros once qkv has run; how the last block of attention, then of the router, knows that it is
+  /// the last. Of the layer at hand.
+  Value counters;
+  int64_t counterIndex = 0; ///< the router's
 };
+
+/// Why there are no CUDA kernels for what `function` does; empty where there are.
+std::string reasonAgainst(func::FuncOp function) {
+  bool cleared = false; // the router's counter
+  std::string reason;
+  auto nonExperts = function->getAttrOfType<StringAttr>(moe::kNonExpertFormatAttrName);
+  if (nonExperts && nonExperts.getValue() == "f32")
+    reason = "the CUDA kernels multiply matrices in bf16 or packed formats, not in f32";
+  function.walk([&](Operation *op) {
+    if (auto attention = dyn_cast<moe::AttentionOp>(op)) {
+      cleared = true;
+      if (attention.getHeadDim() % kBlockRows != 0)
+        reason = "the CUDA kernels need a head_dim that is a multiple of " +
+                 std::to_string(kBlockRows) + ", the model has " +
+                 std::to_string(attention.getHeadDim());
+    } else if (auto experts = dyn_cast<moe::ExpertsOp>(op)) {
+      for (auto expert : experts.getExperts().getAsRange<moe::ExpertAttr>())
+        for (StringAttr name : {expert.getPlacement().getW1(), expert.getPlacement().getW3(),
+                                expert.getPlacement().getW2()})
+          if (name.getValue() == "f32")
+            reason = "the CUDA kernels read experts in bf16 or packed formats, not in f32";
+    } else if (isa<moe::RouterOp>(op)) {
+      if (!cleared && reason.empty())
+        reason = "the CUDA kernels need an attention before each router";
+      cleared = false;
+    }
+  });
+  return reason;
+}
 
 } // namespace
 
@@ -203,15 +242,8 @@ LogicalResult moeplan::compiler::convertModelForCuda(ModuleBuilder &module, plan
     return function.emitError() << "on CUDA devices the KV cache is bf16, not "
                                 << StringRef(kvFormat.name)
                                 << ": leave out --kv-format, or the CUDA targets";
-  auto unsupported = function.walk([&](moe::AttentionOp op) {
-    if (op.getHeadDim() % kBlockRows == 0)
-      return WalkResult::advance();
-    function.emitError() << "the CUDA kernels need a head_dim that is a multiple of " << kBlockRows
-                         << ", the model has " << op.getHeadDim() << ": leave out the CUDA targets";
-    return WalkResult::interrupt();
-  });
-  if (unsupported.wasInterrupted())
-    return failure();
+  if (const std::string reason = reasonAgainst(function); !reason.empty())
+    return function.emitError() << reason << ": leave out the CUDA targets";
   CudaConverter(module, program, function, alsoFormats, tuning).run();
   return success();
 }

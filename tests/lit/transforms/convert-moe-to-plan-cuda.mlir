@@ -26,13 +26,14 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_16_1_128 implements "attention" machine cuda {{.*}}splits = 16 : i64, threads = 128 : i64}
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_4_8_128 {{.*}}splits = 4 : i64
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_1_64_128 {{.*}}splits = 1 : i64
+// KERNEL-DAG: plan.kernel @cuda_router_64_2_1_1_8_8_256 implements "router" machine cuda {counter_index = 8 : i64, epsilon = {{.*}}, features = 64 : i64, max_tokens = 8 : i64,
 // KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_1_1_256 {{.*}}formats = 8256 : i64{{.*}}threads = 256 : i64
 // KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_8_1_128 {{.*}}threads = 128 : i64
 // KERNEL-DAG: plan.kernel @cuda_experts_down_64_80_2_1_4_1_1_1_512 {{.*}}formats = 4 : i64{{.*}}threads = 512 : i64
 
 // The programs for CPUs come first. Then six launches a layer: the norm is part of what reads it, the
-// counters that qkv clears tell attention which block is the last of a head, and the residual is added
-// in place.
+// counters that qkv clears tell attention which block is the last of a head, and the router which is the
+// last of all; the residual is added in place.
 // CHECK-LABEL: plan.plan @whole
 // CHECK:      plan.program @decode max_tokens 1 memory host
 // CHECK:      plan.program @prefill_4 max_tokens 4 memory host
@@ -41,10 +42,11 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // CHECK:        %[[NORM:.*]] = plan.weight @"norm@f32" : <device>
 // CHECK:        %[[KEYS:.*]] = plan.resource keys 0 : <device>
 // CHECK:        %[[VALUES:.*]] = plan.resource values 0 : <device>
+// CHECK:        plan.alloc 8 offset {{[0-9]+}} : <device>
 // CHECK:        plan.dispatch @cuda_qkv_64_2_1_32_1_2_1_1_256 tiles 4 (read %[[X]], read %[[NORM]], read %{{.*}}, read %{{.*}}, read %{{.*}}, read_write %[[KEYS]], read_write %[[VALUES]], write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_attention_2_1_32_0_16_1_128 tiles 16 per_token (read %[[Q]], read %[[KEYS]], read %[[VALUES]], write %{{.*}}, read_write %[[COUNTERS]], write %[[ATTENDED:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_linear_64_64_0_2_1_0_1_1_256 tiles 2 (read %[[ATTENDED]], read %[[ATTENDED]], read %{{.*}}, read_write %[[X]])
-// CHECK:        plan.dispatch @cuda_router_64_2_1_1_1_256 tiles 1 (read %[[X]], read %{{.*}}, read %{{.*}}, write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_router_64_2_1_1_1_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, read %{{.*}}, write %{{.*}}, write %{{.*}}, read_write %[[COUNTERS]], write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
 // CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <device>
 // CHECK:        plan.dispatch @cuda_experts_gate_up_64_80_2_1_8256_1_1_1_256 tiles 3 (read %[[X]], read %{{.*}}, read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], write %[[H:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_experts_down_64_80_2_1_4_1_1_1_512 tiles 2 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], read_write %[[X]])
