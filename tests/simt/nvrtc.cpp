@@ -45,10 +45,11 @@ std::string launcherOf(const std::string &source) {
     arguments += ", *(void **)arguments[" + std::to_string(i) + "]";
   return R"(
 #include "executor.h"
-extern "C" int moeplan_simt_parameters(const char *symbol) {
+#define EXPORT extern "C" __attribute__((visibility("default")))
+EXPORT int moeplan_simt_parameters(const char *symbol) {
   return __builtin_strcmp(symbol, ")" + symbol + R"(") ? -1 : )" + std::to_string(count + 1) + R"(;
 }
-extern "C" const char *moeplan_simt_launch(const unsigned grid[3], unsigned threads, void **arguments) {
+EXPORT const char *moeplan_simt_launch(const unsigned grid[3], unsigned threads, void **arguments) {
   static std::string error;
   error = moeplan::simt::run({{grid[0], grid[1], grid[2]}, threads}, [&] { )" + symbol + "(" +
          arguments + R"(); });
@@ -66,6 +67,7 @@ bool compile(Program &program) {
     if (name != "stdint.h") // the host has its own
       write(base + "/" + name, text);
   write(base + "/kernel.cpp", program.source + launcherOf(program.source));
+  // Hidden: kernels of different images have the same names.
   const std::string command = MOEPLAN_SIMT_COMPILER " -std=c++20 -O1 -w -shared -fPIC "
                               "-fvisibility=hidden -DMOEPLAN_SIMT -I" + base +
                               " -I" MOEPLAN_SIMT_SOURCES " -o " + base + "/kernel.so " + base +
