@@ -80,6 +80,21 @@ const std::filesystem::path &Artifacts::misses() {
   return artifact.path();
 }
 
+const std::filesystem::path &Artifacts::cuda() {
+  const std::string dense = "non_expert_format = \"int8\"\n";
+  static const CompiledArtifact artifact(
+      kProfile + "[targets]\ncuda = [\"sm_90a\"]\n" +
+      tier("bf16", pin("*", "bf16", "device"), "non_expert_format = \"bf16\"\n") +
+      tier("int8", pin("*", "int8", "device"), dense) +
+      tier("int4", pin("*", "int4", "device"), dense) +
+      tier("split",
+           pin("*.experts.0", "int4", "host") + pin("*.experts.3", "int4", "host") +
+               pin("*.experts.5", "int4", "host") + pin("*.experts.6", "int4", "host") +
+               pin("*", "int4", "device"),
+           dense + "misses = \"in_place\"\n"));
+  return artifact.path();
+}
+
 std::unique_ptr<Artifact> open(const std::filesystem::path &path) {
   auto artifact = Artifact::open(path);
   if (!artifact.ok())

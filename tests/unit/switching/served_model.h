@@ -25,6 +25,9 @@ struct Artifacts {
   /// One expert per layer on the device, the others on the host, all int4: `all` (all of them on
   /// the device), `stream`, `in_place`, `host_compute`, `cached` (3 slots).
   static const std::filesystem::path &misses();
+  /// Plans for CUDA devices of compute capability 9.0, besides CPUs: `bf16`, `int8`, `int4` (all on
+  /// the device), `split` (as int4, with half of the experts on the host, read in place).
+  static const std::filesystem::path &cuda();
 };
 
 std::unique_ptr<Artifact> open(const std::filesystem::path &path);

@@ -1,0 +1,213 @@
+// Sessions on the cuda device: the real kernels' sources, executed by the CPU.
+#include "tests/support/npy.h"
+#include "tests/unit/cuda/cuda_test.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace moeplan::testing {
+namespace {
+
+using CudaSessionTest = CudaTest;
+
+const std::filesystem::path kGolden = MOEPLAN_SOURCE_DIR "/tests/golden";
+
+/// The largest difference of the logits from the golden ones, prompt by prompt, in chunks of
+/// `chunk` tokens (0: all at once).
+double worstOf(Session &session, size_t prompts, size_t chunk) {
+  double worst = 0;
+  const auto all = nlohmann::json::parse(readFile(kGolden / "prompts.json"));
+  for (size_t p = 0; p < prompts; ++p) {
+    const auto tokens = all[p].at("ids").get<std::vector<int32_t>>();
+    const Matrix golden = readNpy(kGolden / all[p].at("logits").get<std::string>());
+    session.reset();
+    const size_t step = chunk ? chunk : tokens.size();
+    for (size_t begin = 0; begin < tokens.size(); begin += step) {
+      const size_t count = std::min(step, tokens.size() - begin);
+      const Status status = session.append(std::span(tokens).subspan(begin, count), count);
+      EXPECT_TRUE(status.ok()) << status.message();
+      for (size_t r = 0; r < count; ++r)
+        for (size_t i = 0; i < golden.columns; ++i)
+          worst = std::max(worst, std::abs(double(session.logits(r)[i]) -
+                                           golden.values[(begin + r) * golden.columns + i]));
+    }
+  }
+  return worst;
+}
+
+TEST_F(CudaSessionTest, LogitsAreNearTheGoldenOnes) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "bf16", "cuda");
+  EXPECT_EQ(served.session->targetCpu(), "sm_90a");
+  // As for the CPU: activations beside bf16 weights are bf16, and so is the KV cache.
+  EXPECT_LE(worstOf(*served.session, 3, 0), 0.1) << "all at once";
+  EXPECT_LE(worstOf(*served.session, 1, 5), 0.1) << "in fives";
+  EXPECT_LE(worstOf(*served.session, 1, 1), 0.1) << "one by one";
+}
+
+TEST_F(CudaSessionTest, AStepIsOneLaunch) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int4", "cuda");
+  served.prompt();
+  fake_cuda_reset();
+  served.generate(3);
+  EXPECT_EQ(fake_cuda_calls("cuGraphLaunch"), 3);
+  EXPECT_EQ(fake_cuda_calls("cuLaunchKernel"), 0);
+  EXPECT_EQ(fake_cuda_calls("cuMemAlloc_v2"), 0);
+}
+
+TEST_F(CudaSessionTest, ExpertsOnTheHostAreReadThere) {
+  const auto artifact = open(Artifacts::cuda());
+  const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 12);
+  const uint64_t whole = [&] {
+    Served served(*artifact, "int4", "cuda");
+    return served.device().used();
+  }();
+  Served served(*artifact, "split", "cuda");
+  EXPECT_EQ(served.generate(12), expected);
+  EXPECT_LT(served.device().used(), whole);
+}
+
+TEST_F(CudaSessionTest, SwitchesGoOnWhereTheyWere) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int8", "cuda");
+  std::vector<int32_t> tokens = served.generate(6);
+  EXPECT_EQ(tokens, tokensOf(*artifact, "int8", "cuda", 6));
+  for (const char *plan : {"int4", "split"}) {
+    const uint64_t moved = difference(*artifact, served.session->planName(), plan);
+    ASSERT_TRUE(served.switchTo(plan).ok());
+    EXPECT_STREQ(served.session->planName(), plan);
+    EXPECT_EQ(served.log.last(MOEPLAN_EVENT_COMPLETED).bytes, moved);
+    const std::vector<int32_t> more = served.generate(6);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+  }
+  EXPECT_EQ(served.session->position(), promptTokens().size() + 18);
+  // The same by hand, on the KV cache of int8.
+  Served byHand(*artifact, "int8", "cuda");
+  std::vector<int32_t> expected = byHand.generate(6);
+  auto next = byHand.session->load(*artifact->plan("int4").value(), {});
+  ASSERT_TRUE(next.ok());
+  std::unique_ptr<LoadedPlan> previous;
+  byHand.session->atBoundary([&] { previous = byHand.session->flip(std::move(next).value()); });
+  const std::vector<int32_t> rest = byHand.generate(12);
+  expected.insert(expected.end(), rest.begin(), rest.end());
+  EXPECT_EQ(tokens, expected);
+}
+
+TEST_F(CudaSessionTest, WhereBothPlansDoNotFitExpertsLeaveFirst) {
+  const auto artifact = open(Artifacts::cuda());
+  const std::vector<int32_t> expected = [&] {
+    Served served(*artifact, "int8", "cuda");
+    std::vector<int32_t> tokens = served.generate(4);
+    EXPECT_TRUE(served.switchTo("int4").ok());
+    const std::vector<int32_t> more = served.generate(4);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+    return tokens;
+  }();
+  Served served(*artifact, "int8", "cuda");
+  served.device().setBudget(served.device().used() + 200'000);
+  std::vector<int32_t> tokens = served.generate(4);
+  ASSERT_TRUE(served.switchTo("int4").ok()) << served.log.last(MOEPLAN_EVENT_FAILED).reason;
+  EXPECT_GT(served.log.count(MOEPLAN_EVENT_EVICTED), 0u);
+  EXPECT_LE(served.device().used(), served.device().budget());
+  const std::vector<int32_t> more = served.generate(4);
+  tokens.insert(tokens.end(), more.begin(), more.end());
+  EXPECT_EQ(tokens, expected);
+}
+
+TEST_F(CudaSessionTest, DamageOnTheDeviceIsFoundAndRepaired) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int4", "cuda");
+  const std::vector<int32_t> expected = served.generate(6);
+  const Held held = served.session->active().weights().experts[0][0];
+  ASSERT_EQ(held.memory, fb::Residency::device);
+  auto *bytes = const_cast<std::byte *>(served.residency().address(held));
+  EXPECT_TRUE(served.residency().isIntact(held));
+  bytes[100] ^= std::byte(16); // memory of the host, which only this driver's device has
+  EXPECT_FALSE(served.residency().isIntact(held));
+  ASSERT_TRUE(served.residency().repair(held).ok());
+  EXPECT_TRUE(served.residency().isIntact(held));
+  EXPECT_EQ(tokensOf(*artifact, "int4", "cuda", 6), expected);
+}
+
+TEST_F(CudaSessionTest, ASessionThatCannotBeMadeSaysWhyAndLeavesNothing) {
+  const auto artifact = open(Artifacts::cuda());
+  bool failed = true;
+  int64_t failures = 0;
+  for (int64_t nth = 0; failed; nth = nth + 1 + nth / 12) {
+    fake_cuda_fail_call(nth, kLaunchFailed);
+    failed = false;
+    try {
+      Served served(*artifact, "split", "cuda");
+      failed = fake_cuda_calls(nullptr) > nth && fake_cuda_calls("cuEventSynchronize") == 0;
+    } catch (const std::runtime_error &error) {
+      failed = true;
+      EXPECT_NE(std::string(error.what()).find("CUDA_ERROR_LAUNCH_FAILED"), std::string::npos)
+          << error.what();
+    }
+    failures += failed;
+    EXPECT_EQ(fake_cuda_live_objects(), 0) << "call " << nth;
+    fake_cuda_reset();
+  }
+  EXPECT_GT(failures, 30);
+}
+
+TEST_F(CudaSessionTest, ASwitchThatFailsLeavesThePlanInUse) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int8", "cuda");
+  served.prompt();
+  int failures = 0;
+  for (int64_t nth = 0; nth < 400; nth = nth + 7 + nth / 3) {
+    const uint64_t used = served.device().used();
+    const int64_t objects = fake_cuda_live_objects();
+    fake_cuda_fail_call(nth, kLaunchFailed);
+    const Status status = served.switchTo("int4");
+    fake_cuda_reset();
+    if (status.ok()) { // the error was of a copy's end, which is told to the next one
+      while (!served.switchTo("int8").ok()) {
+      }
+      continue;
+    }
+    ++failures;
+    EXPECT_NE(status.message().find("CUDA_ERROR_LAUNCH_FAILED"), std::string::npos);
+    EXPECT_STREQ(served.session->planName(), "int8");
+    EXPECT_EQ(served.device().used(), used) << "call " << nth;
+    EXPECT_LE(fake_cuda_live_objects(), objects + 40) << "images stay loaded, nothing else";
+  }
+  EXPECT_GT(failures, 3);
+  EXPECT_EQ(served.generate(4), tokensOf(*artifact, "int8", "cuda", 4));
+}
+
+TEST_F(CudaSessionTest, AStepThatFailsCanBeMadeAgain) {
+  const auto artifact = open(Artifacts::cuda());
+  const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 3);
+  Served served(*artifact, "int4", "cuda");
+  served.prompt();
+  const uint32_t position = served.session->position();
+  for (int64_t nth = 0; nth < 3; ++nth) { // launch, copy of the logits, wait
+    fake_cuda_fail_call(nth, kLaunchFailed);
+    const int32_t token = expected[0];
+    const Status status = served.session->append({&token, 1}, 1);
+    EXPECT_EQ(status.code(), MOEPLAN_IO_ERROR) << nth;
+    EXPECT_EQ(served.session->position(), position);
+    fake_cuda_reset();
+  }
+  EXPECT_EQ(served.generate(3), expected);
+}
+
+TEST_F(CudaSessionTest, ADeviceWithoutKernelsSaysWhatThereIs) {
+  fake_cuda_set_device(75, uint64_t(1) << 30);
+  const auto artifact = open(Artifacts::cuda());
+  try {
+    Served served(*artifact, "int4", "cuda");
+    FAIL();
+  } catch (const std::runtime_error &error) {
+    EXPECT_EQ(std::string(error.what()), "no kernels for a device of compute capability 7.5; the "
+                                         "artifact has sm_90a, compute_90");
+  }
+}
+
+} // namespace
+} // namespace moeplan::testing
