@@ -20,7 +20,7 @@ public:
     return unsupported("the cpu device has no memory of its own");
   }
   Transfer beginReading(uint64_t) override { return {}; }
-  void finish(const Transfer &) override {}
+  Status finish(const Transfer &) override { return {}; }
 };
 
 } // namespace

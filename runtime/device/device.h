@@ -74,8 +74,8 @@ public:
                                      uint64_t bytes) = 0;
   /// Lets kernels read `bytes` over the link.
   virtual Transfer beginReading(uint64_t bytes) = 0;
-  /// Returns when `transfer` has passed.
-  virtual void finish(const Transfer &transfer) = 0;
+  /// Returns when `transfer` has passed. Errors: MOEPLAN_IO_ERROR: it has not.
+  virtual Status finish(const Transfer &transfer) = 0;
   /// Copies `bytes` from `source` in the device's memory. Errors: MOEPLAN_IO_ERROR.
   virtual Status readBack(std::byte *target, const std::byte *source, uint64_t bytes);
 

@@ -85,6 +85,9 @@ Result<Device::Transfer> EmulatedDevice::beginCopy(std::byte *target, const std:
 
 Device::Transfer EmulatedDevice::beginReading(uint64_t bytes) { return {link_.begin(bytes)}; }
 
-void EmulatedDevice::finish(const Transfer &transfer) { EmulatedLink::waitUntil(transfer.end); }
+Status EmulatedDevice::finish(const Transfer &transfer) {
+  EmulatedLink::waitUntil(transfer.end);
+  return {};
+}
 
 } // namespace moeplan

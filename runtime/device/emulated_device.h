@@ -42,7 +42,7 @@ public:
   double copyBandwidth() const override { return link_.bytesPerSecond(); }
   Result<Transfer> beginCopy(std::byte *target, const std::byte *source, uint64_t bytes) override;
   Transfer beginReading(uint64_t bytes) override;
-  void finish(const Transfer &transfer) override;
+  Status finish(const Transfer &transfer) override;
 
 private:
   EmulatedDevice(double copyBandwidth, double latency) : link_(copyBandwidth, latency) {}

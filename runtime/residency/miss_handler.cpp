@@ -123,7 +123,8 @@ bool MissHandler::fill(Slot &slot, uint32_t index) {
     auto transfer = residency_.device().beginCopy(target, source.data(), source.size());
     if (!transfer.ok())
       return false;
-    residency_.device().finish(transfer.value());
+    if (!residency_.device().finish(transfer.value()).ok())
+      return false;
     target += aligned(source.size());
     residency_.counters().missBytes += source.size();
   }
@@ -182,6 +183,8 @@ uint32_t MissHandler::prepare(uint32_t layer, std::span<const uint32_t> begin, u
   return expert;
 }
 
-void MissHandler::finish() { residency_.device().finish(reading_); }
+void MissHandler::finish() {
+  (void)residency_.device().finish(reading_); // reads of kernels, which do not fail
+}
 
 } // namespace moeplan

@@ -103,7 +103,7 @@ Status Residency::bringIn(Held held, const Staging &staging, Entry &entry) {
   std::byte *target = pinned ? entry.pinned.data() : entry.memory.data();
   if (onDevice || pinned || !staging.onDemand)
     if (Status status = copyParts(held, target, staging); !status.ok()) {
-      device_.finish(std::exchange(copying_, {})); // before its target goes
+      (void)device_.finish(std::exchange(copying_, {})); // before its target goes
       return status;
     }
   counters_.stagedBytes += bytes;
@@ -145,7 +145,7 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
       MOEPLAN_ASSIGN(const Device::Transfer transfer,
                      device_.beginCopy(target + begin, part.data(), part.size()));
       hasher.update(part);
-      device_.finish(std::exchange(copying_, transfer));
+      MOEPLAN_TRY(device_.finish(std::exchange(copying_, transfer)));
     } else {
       hasher.update(part);
     }
@@ -154,9 +154,9 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
   return checkSum(segment, hasher.digest());
 }
 
-void Residency::finishCopies() {
+Status Residency::finishCopies() {
   const std::lock_guard lock(stagingMutex_);
-  device_.finish(std::exchange(copying_, {}));
+  return device_.finish(std::exchange(copying_, {}));
 }
 
 /// Gives pages back that were read only to be copied: many at a time, since it interrupts every
@@ -214,7 +214,9 @@ Status Residency::repair(Held held) {
   const std::byte *host = copied ? hostBytes(held) : nullptr;
   auto *target = const_cast<std::byte *>(host ? host : address(held));
   Status status = copyParts(held, copied ? target : nullptr, {});
-  device_.finish(std::exchange(copying_, {}));
+  Status finished = device_.finish(std::exchange(copying_, {}));
+  if (status.ok())
+    status = std::move(finished);
   return std::move(status).withContext("segment '" + nameOf(held.segment) + "'");
 }
 

@@ -59,7 +59,7 @@ public:
   bool isHeld(Held held) const;
   /// Waits for what acquire() has sent to the device: it returns when the last part of a weight is
   /// under way, so that the link is never idle between two.
-  void finishCopies();
+  Status finishCopies();
 
   /// Where kernels read a weight; it has to be held where that is in the device's memory, or by a
   /// cuda device.

@@ -31,7 +31,7 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
   }
   MOEPLAN_TRY(loaded->fillTable());
   MOEPLAN_TRY(loaded->bind());
-  backend.residency().finishCopies();
+  MOEPLAN_TRY(backend.residency().finishCopies());
   return loaded;
 }
 
@@ -95,8 +95,7 @@ Status LoadedPlan::fillTable() {
     MOEPLAN_ASSIGN(const Device::Transfer transfer,
                    device.beginCopy(deviceTable_.data(),
                                     reinterpret_cast<const std::byte *>(table_.data()), bytes));
-    device.finish(transfer);
-    return {};
+    return device.finish(transfer);
   }
   if (sourcing_ != Sourcing::resident || !usesDevice(plan_))
     return {};
@@ -112,7 +111,7 @@ Status LoadedPlan::tellDevice(uint32_t expert, bool onHost) {
   MOEPLAN_ASSIGN(const Device::Transfer transfer,
                  device.beginCopy(deviceTable_.data() + expert * sizeof(row),
                                   reinterpret_cast<const std::byte *>(&row), sizeof(row)));
-  device.finish(transfer);
+  MOEPLAN_TRY(device.finish(transfer));
   table_[expert] = row;
   return {};
 }
@@ -184,8 +183,8 @@ void LoadedPlan::evict(uint32_t expert, const std::set<Held> &kept) {
 
 Status LoadedPlan::bringBack(uint32_t expert, const Staging &staging) {
   Status status = acquireExpert(expert, staging);
-  backend_.residency().finishCopies();
-  return status;
+  Status finished = backend_.residency().finishCopies();
+  return status.ok() ? finished : status;
 }
 
 Status LoadedPlan::evictDense(const std::set<Held> &kept) {
@@ -209,8 +208,7 @@ Status LoadedPlan::bringBackDense(const Staging &staging) {
   for (const Held &held : denseOnHost_)
     if (!lease_.has(held))
       MOEPLAN_TRY(lease_.acquire(held, staging));
-  backend_.residency().finishCopies();
-  return {};
+  return backend_.residency().finishCopies();
 }
 
 Status LoadedPlan::putBackDense() {
@@ -233,7 +231,7 @@ void LoadedPlan::beginRun() {
 
 void LoadedPlan::endRun() {
   if (!denseOnHost_.empty())
-    backend_.device().finish(reading_);
+    (void)backend_.device().finish(reading_); // reads of kernels, which do not fail
 }
 
 void LoadedPlan::putBack(uint32_t expert) {

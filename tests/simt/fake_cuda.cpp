@@ -45,6 +45,7 @@ struct Driver {
   uint64_t memory = uint64_t(1) << 30, used = 0;
   int64_t untilFailure = -1;
   int failure = 0;
+  bool hasFailed = false;
   std::map<std::string, int64_t> calls;
   int64_t allCalls = 0, live = 0;
   std::map<uint64_t, uint64_t> allocations; ///< bytes by address, of the device
@@ -62,6 +63,7 @@ int enter(const char *name, bool mayFail = true) {
   ++d.allCalls;
   if (!mayFail || d.untilFailure < 0 || d.untilFailure-- > 0)
     return kSuccess;
+  d.hasFailed = true;
   return d.failure;
 }
 
@@ -107,6 +109,7 @@ void fake_cuda_reset() {
   d.calls.clear();
   d.allCalls = 0;
   d.untilFailure = -1;
+  d.hasFailed = false;
 }
 void fake_cuda_set_device(int capability, uint64_t bytes) {
   driver().capability = capability;
@@ -116,6 +119,10 @@ void fake_cuda_fail_call(int64_t index, int error) {
   const std::lock_guard lock(driver().mutex);
   driver().untilFailure = index;
   driver().failure = error;
+}
+bool fake_cuda_failed() {
+  const std::lock_guard lock(driver().mutex);
+  return driver().hasFailed;
 }
 int64_t fake_cuda_calls(const char *name) {
   const std::lock_guard lock(driver().mutex);

@@ -12,6 +12,8 @@ void fake_cuda_set_device(int capability, uint64_t bytes);
 /// The `index`-th call from now on (0: the next) of any function but those that give back and those
 /// that name errors fails with `error`.
 void fake_cuda_fail_call(int64_t index, int error);
+/// Whether that call has come.
+bool fake_cuda_failed();
 /// Calls since the last reset; of function `name` alone, where it is not null.
 int64_t fake_cuda_calls(const char *name);
 /// What has been made and not given back: memory, streams, events, modules, graphs.

@@ -163,7 +163,6 @@ Result<Device::Transfer> CudaDevice::beginCopy(std::byte *target, const std::byt
   if (faultAt(FaultPoint::copy))
     return ioError("a copy to the device failed");
   const std::lock_guard lock(stagingMutex_);
-  MOEPLAN_TRY(std::exchange(failed_, Status()));
   MOEPLAN_TRY(use());
   for (uint64_t done = 0; done < bytes; done += kStagingBytes) {
     const uint64_t part = std::min(kStagingBytes, bytes - done);
@@ -178,19 +177,16 @@ Result<Device::Transfer> CudaDevice::beginCopy(std::byte *target, const std::byt
   return Transfer{{}, lastTicket_};
 }
 
-void CudaDevice::finish(const Transfer &transfer) {
+Status CudaDevice::finish(const Transfer &transfer) {
   if (transfer.ticket == 0)
-    return;
+    return {};
   const std::lock_guard lock(stagingMutex_);
   const Staging &staging = staging_[transfer.ticket % staging_.size()];
   // Whoever has used the buffer since has waited for it.
   if (staging.ticket != transfer.ticket)
-    return;
-  Status status = use();
-  if (status.ok())
-    status = waitFor(staging);
-  if (!status.ok())
-    failed_ = std::move(status);
+    return {};
+  MOEPLAN_TRY(use());
+  return waitFor(staging);
 }
 
 Status CudaDevice::readBack(std::byte *target, const std::byte *source, uint64_t bytes) {

@@ -39,7 +39,7 @@ public:
   CudaDevice *cuda() override { return this; }
   Result<Transfer> beginCopy(std::byte *target, const std::byte *source, uint64_t bytes) override;
   Transfer beginReading(uint64_t) override { return {}; }
-  void finish(const Transfer &transfer) override;
+  Status finish(const Transfer &transfer) override;
   Status readBack(std::byte *target, const std::byte *source, uint64_t bytes) override;
 
   /// Makes the device the one that the calling thread's driver calls are for.
@@ -81,7 +81,6 @@ private:
   std::mutex stagingMutex_;
   std::array<Staging, 4> staging_;
   uint64_t lastTicket_ = 0;
-  Status failed_; ///< of a copy whose end nobody could be told of; the next one returns it
 };
 
 } // namespace moeplan

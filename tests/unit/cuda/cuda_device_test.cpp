@@ -52,7 +52,7 @@ TEST_F(CudaDeviceTest, CopiesLargerThanTheirBuffersArrive) {
   auto transfer = device.value()->beginCopy(
       memory.value().data(), reinterpret_cast<const std::byte *>(sent.data()), bytes);
   ASSERT_TRUE(transfer.ok());
-  device.value()->finish(transfer.value());
+  ASSERT_TRUE(device.value()->finish(transfer.value()).ok());
   ASSERT_TRUE(device.value()->readBack(read, memory.value().data(), bytes).ok());
   EXPECT_EQ(received, sent);
 }

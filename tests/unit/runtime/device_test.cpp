@@ -73,7 +73,7 @@ TEST(DeviceTest, CopiesArrive) {
   std::vector<std::byte> source(100, std::byte(7));
   auto transfer = device->beginCopy(memory.value().data(), source.data(), source.size());
   ASSERT_TRUE(transfer.ok());
-  device->finish(transfer.value());
+  EXPECT_TRUE(device->finish(transfer.value()).ok());
   EXPECT_EQ(std::memcmp(memory.value().data(), source.data(), source.size()), 0);
 }
 
