@@ -20,7 +20,8 @@ Switcher::Switcher(Backend &backend, Session &session, const fb::Plan &target, S
                    WithSessions withSessions, EventListener tell)
     : backend_(backend), residency_(backend.residency()), session_(session), target_(target),
       from_(&session.plan()), staging_(std::move(staging)), withSessions_(std::move(withSessions)),
-      tell_(std::move(tell)), weights_(backend.residency().weightsOf(target)), start_(Clock::now()) {
+      tell_(std::move(tell)), weights_(backend.residency().weightsOf(target)),
+      start_(Clock::now()) {
   const std::vector<Held> all = weights_.all();
   needed_.insert(all.begin(), all.end());
 }

@@ -50,8 +50,8 @@ public:
   static constexpr uint64_t kNoBudget = std::numeric_limits<uint64_t>::max();
 
   /// "cpu", or "emu" or "cuda" with options behind a colon:
-  /// "emu:device_memory=24GiB,copy=25GB/s,latency=10us", "cuda:0,device_memory=24GiB". Errors: MOEPLAN_INVALID_ARGUMENT, saying
-  /// what is wrong and what could be.
+  /// "emu:device_memory=24GiB,copy=25GB/s,latency=10us", "cuda:0,device_memory=24GiB". Errors:
+  /// MOEPLAN_INVALID_ARGUMENT, saying what is wrong and what could be.
   static Result<std::unique_ptr<Device>> create(std::string_view text);
   virtual ~Device() = default;
 

@@ -71,8 +71,7 @@ Result<std::unique_ptr<DeviceStep>> DeviceStep::create(CudaDevice &device, uint3
   MOEPLAN_CUDA(device.driver(), streamCreate, &step->stream_, cuda::kStreamNonBlocking);
   MOEPLAN_ASSIGN(step->input_, device.allocatePinned(inputBytes(maxTokens)));
   MOEPLAN_ASSIGN(step->deviceInput_, device.allocate(inputBytes(maxTokens), "tokens"));
-  MOEPLAN_ASSIGN(step->deviceLogits_,
-                 device.allocate(logitsBytes(maxTokens, vocabSize), "logits"));
+  MOEPLAN_ASSIGN(step->deviceLogits_, device.allocate(logitsBytes(maxTokens, vocabSize), "logits"));
   MOEPLAN_ASSIGN(step->logits_, device.allocatePinned(logitsBytes(kLogitsRows, vocabSize)));
   return step;
 }

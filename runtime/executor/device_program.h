@@ -37,10 +37,10 @@ private:
   CudaDevice &device_;
   const uint32_t vocabSize_;
   cuda::Stream stream_ = nullptr;
-  PinnedMemory input_;         ///< moeplan_step, then the tokens
-  DeviceMemory deviceInput_;   ///< the same; a copy of it is the first node of every graph
-  DeviceMemory deviceLogits_;  ///< float32 [maxTokens, vocabSize]
-  PinnedMemory logits_;        ///< float32 [kLogitsRows, vocabSize]
+  PinnedMemory input_;        ///< moeplan_step, then the tokens
+  DeviceMemory deviceInput_;  ///< the same; a copy of it is the first node of every graph
+  DeviceMemory deviceLogits_; ///< float32 [maxTokens, vocabSize]
+  PinnedMemory logits_;       ///< float32 [kLogitsRows, vocabSize]
   static constexpr uint32_t kLogitsRows = 8;
 };
 

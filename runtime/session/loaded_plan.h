@@ -25,7 +25,7 @@ struct SessionMemory {
   std::byte *keys = nullptr;
   std::byte *values = nullptr;
   uint64_t kvLayerBytes = 0;
-  int32_t *tokens = nullptr; ///< [the most tokens of any program of the artifact]
+  int32_t *tokens = nullptr;  ///< [the most tokens of any program of the artifact]
   DeviceStep *step = nullptr; ///< null: programs run on the CPU
 };
 
@@ -52,7 +52,7 @@ public:
   std::vector<BoundProgram> &programs() { return programs_; } ///< ascending max_tokens
   /// In place of them on a cuda device.
   const std::vector<DeviceProgram> &devicePrograms() const { return devicePrograms_; }
-  std::vector<moeplan_expert> &table() { return table_; }     ///< [num_layers * num_experts]
+  std::vector<moeplan_expert> &table() { return table_; } ///< [num_layers * num_experts]
   /// Null where the plan never misses.
   ExpertSource *source() { return misses_.get(); }
 

@@ -52,8 +52,8 @@ public:
   static Result<std::unique_ptr<Session>> create(std::shared_ptr<Backend> backend,
                                                  const SessionOptions &options);
   /// One beside `session` that runs its plan on the same weights as they are, in a KV cache of
-  /// `contextLength` positions in the host's memory, on one thread. For the thread that exchanges its
-  /// plans, at any time.
+  /// `contextLength` positions in the host's memory, on one thread. For the thread that exchanges
+  /// its plans, at any time.
   static Result<std::unique_ptr<Session>> createBeside(Session &session, uint32_t contextLength);
 
   /// See moeplan_session_append().

@@ -120,8 +120,9 @@ void addDeviceOption(CLI::App &command, std::string &device) {
   command
       .add_option(
           "--device", device,
-          "cpu, or emu:device_memory=24GiB,copy=25GB/s,latency=10us for CPU kernels behind a "
-          "memory of their own")
+          "cpu; cuda:0,device_memory=24GiB for an NVIDIA GPU; or "
+          "emu:device_memory=24GiB,copy=25GB/s,latency=10us for CPU kernels behind a memory of "
+          "their own")
       ->capture_default_str()
       ->type_name("DEVICE");
 }

@@ -370,7 +370,8 @@ int cuModuleUnload(void *module) {
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   ENTER(cuModuleGetFunction);
   void *library = static_cast<Module *>(module)->library;
-  auto parameters = reinterpret_cast<int (*)(const char *)>(dlsym(library, "moeplan_simt_parameters"));
+  auto parameters =
+      reinterpret_cast<int (*)(const char *)>(dlsym(library, "moeplan_simt_parameters"));
   auto launch = reinterpret_cast<decltype(Function::launch)>(dlsym(library, "moeplan_simt_launch"));
   if (!parameters || !launch || parameters(name) < 0)
     return kNotFound;
@@ -403,12 +404,10 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
   });
 }
 int cuGetErrorName(int error, const char **name) {
-  static const std::map<int, const char *> names{{kInvalidValue, "CUDA_ERROR_INVALID_VALUE"},
-                                                 {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},
-                                                 {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE"},
-                                                 {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE"},
-                                                 {kNotFound, "CUDA_ERROR_NOT_FOUND"},
-                                                 {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED"}};
+  static const std::map<int, const char *> names{
+      {kInvalidValue, "CUDA_ERROR_INVALID_VALUE"}, {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE"}, {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE"},
+      {kNotFound, "CUDA_ERROR_NOT_FOUND"},         {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED"}};
   const auto at = names.find(error);
   *name = at == names.end() ? nullptr : at->second;
   return at == names.end() ? kInvalidValue : kSuccess;

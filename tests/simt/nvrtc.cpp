@@ -1,5 +1,6 @@
-// NVRTC's functions on the host's C++ compiler: what comes out in place of a cubin is a shared object
-// for the executor of this folder, which fake_cuda.cpp loads. The C++ compiler is that of the build.
+// NVRTC's functions on the host's C++ compiler: what comes out in place of a cubin is a shared
+// object for the executor of this folder, which fake_cuda.cpp loads. The C++ compiler is that of
+// the build.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -47,12 +48,13 @@ std::string launcherOf(const std::string &source) {
 #include "executor.h"
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int moeplan_simt_parameters(const char *symbol) {
-  return __builtin_strcmp(symbol, ")" + symbol + R"(") ? -1 : )" + std::to_string(count + 1) + R"(;
+  return __builtin_strcmp(symbol, ")" +
+         symbol + R"(") ? -1 : )" + std::to_string(count + 1) + R"(;
 }
 EXPORT const char *moeplan_simt_launch(const unsigned grid[3], unsigned threads, void **arguments) {
   static std::string error;
-  error = moeplan::simt::run({{grid[0], grid[1], grid[2]}, threads}, [&] { )" + symbol + "(" +
-         arguments + R"(); });
+  error = moeplan::simt::run({{grid[0], grid[1], grid[2]}, threads}, [&] { )" +
+         symbol + "(" + arguments + R"(); });
   return error.empty() ? nullptr : error.c_str();
 }
 )";
@@ -68,11 +70,11 @@ bool compile(Program &program) {
       write(base + "/" + name, text);
   write(base + "/kernel.cpp", program.source + launcherOf(program.source));
   // Hidden: kernels of different images have the same names.
-  const std::string command = MOEPLAN_SIMT_COMPILER " -std=c++20 -O1 -w -shared -fPIC "
-                              "-fvisibility=hidden -DMOEPLAN_SIMT -I" + base +
-                              " -I" MOEPLAN_SIMT_SOURCES " -o " + base + "/kernel.so " + base +
-                              "/kernel.cpp " MOEPLAN_SIMT_LIBRARY
-                              " -Wl,-rpath," MOEPLAN_SIMT_FOLDER " 2> " + base + "/log";
+  const std::string command =
+      MOEPLAN_SIMT_COMPILER " -std=c++20 -O1 -w -shared -fPIC "
+                            "-fvisibility=hidden -DMOEPLAN_SIMT -I" +
+      base + " -I" MOEPLAN_SIMT_SOURCES " -o " + base + "/kernel.so " + base +
+      "/kernel.cpp " MOEPLAN_SIMT_LIBRARY " -Wl,-rpath," MOEPLAN_SIMT_FOLDER " 2> " + base + "/log";
   const bool done = std::system(command.c_str()) == 0;
   program.log = done ? "" : read(base + "/log");
   program.image = read(base + "/kernel.so");
@@ -81,7 +83,9 @@ bool compile(Program &program) {
   return done;
 }
 
-void copyTo(char *target, const std::string &text) { std::memcpy(target, text.data(), text.size()); }
+void copyTo(char *target, const std::string &text) {
+  std::memcpy(target, text.data(), text.size());
+}
 
 } // namespace
 

@@ -79,8 +79,8 @@ Status CudaDevice::open(int ordinal) {
   int count = 0;
   MOEPLAN_CUDA(driver, deviceGetCount, &count);
   if (ordinal >= count)
-    return invalidArgument("there is no CUDA device " + std::to_string(ordinal) + "; the driver has " +
-                           std::to_string(count));
+    return invalidArgument("there is no CUDA device " + std::to_string(ordinal) +
+                           "; the driver has " + std::to_string(count));
   MOEPLAN_CUDA(driver, deviceGet, &device_, ordinal);
   char name[256] = {};
   MOEPLAN_CUDA(driver, deviceGetName, name, sizeof(name), device_);
@@ -154,8 +154,9 @@ void CudaDevice::give(std::byte *block) {
 }
 
 Status CudaDevice::waitFor(const Staging &staging) const {
-  return staging.ticket ? driver_->check(driver_->eventSynchronize(staging.event), "eventSynchronize")
-                        : Status();
+  return staging.ticket
+             ? driver_->check(driver_->eventSynchronize(staging.event), "eventSynchronize")
+             : Status();
 }
 
 Result<Device::Transfer> CudaDevice::beginCopy(std::byte *target, const std::byte *source,

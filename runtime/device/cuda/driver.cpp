@@ -17,8 +17,8 @@ Result<std::unique_ptr<Driver>> Driver::open() {
 #define MOEPLAN_CUDA_RESOLVE(field, symbol, parameters)                                            \
   driver->field = reinterpret_cast<int(*) parameters>(dlsym(library, symbol));                     \
   if (!driver->field)                                                                              \
-    return unsupported("the CUDA driver " + path + " has no " symbol                               \
-                       ": version 12.0 or later is needed");
+    return unsupported("the CUDA driver " + path +                                                 \
+                       " has no " symbol ": version 12.0 or later is needed");
   MOEPLAN_CUDA_DRIVER_FUNCTIONS(MOEPLAN_CUDA_RESOLVE)
 #undef MOEPLAN_CUDA_RESOLVE
   return driver;

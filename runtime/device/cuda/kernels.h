@@ -11,9 +11,9 @@
 
 namespace moeplan {
 
-/// The library of `libraries` that a device of `capability` (90: 9.0) runs best: cubins for it, then
-/// cubins for an earlier one of the same generation, then the latest PTX that is not later. Errors:
-/// MOEPLAN_UNSUPPORTED, naming the device and what there is.
+/// The library of `libraries` that a device of `capability` (90: 9.0) runs best: cubins for it,
+/// then cubins for an earlier one of the same generation, then the latest PTX that is not later.
+/// Errors: MOEPLAN_UNSUPPORTED, naming the device and what there is.
 Result<const fb::KernelLibrary *> chooseCudaLibrary(const fb::Artifact &artifact,
                                                     unsigned capability);
 
@@ -32,7 +32,8 @@ public:
   Result<cuda::Function> function(uint32_t index);
 
 private:
-  CudaKernels(const Artifact &artifact, CudaDevice &device) : artifact_(artifact), device_(device) {}
+  CudaKernels(const Artifact &artifact, CudaDevice &device)
+      : artifact_(artifact), device_(device) {}
 
   const Artifact &artifact_;
   CudaDevice &device_;

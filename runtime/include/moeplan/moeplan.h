@@ -177,8 +177,8 @@ typedef void (*moeplan_event_fn)(void *user_data, const moeplan_event *event);
 
 typedef struct moeplan_runtime_options {
   size_t struct_size;     /* set by moeplan_runtime_options_init */
-  /* "cpu", or "emu" for CPU kernels behind a memory of their own, as
-   * "emu:device_memory=24GiB,copy=25GB/s,latency=10us". NULL: cpu. */
+  /* "cpu"; "cuda" for an NVIDIA GPU, as "cuda:0,device_memory=24GiB"; or "emu" for CPU kernels
+   * behind a memory of their own, as "emu:device_memory=24GiB,copy=25GB/s,latency=10us". NULL: cpu. */
   const char *device;
   moeplan_event_fn on_event; /* NULL: none */
   void *user_data;           /* of on_event */

@@ -29,12 +29,14 @@ TEST_F(CudaDeviceTest, WhatCannotBeSaysWhy) {
     return std::string(Device::create(text).failure().message());
   };
   EXPECT_EQ(messageOf("cuda:7"), "there is no CUDA device 7; the driver has 1");
-  EXPECT_EQ(messageOf("cuda:fast"), "device 'cuda': 'fast': the number of a device or device_memory "
-                                    "expected, as in cuda:0,device_memory=24GiB");
+  EXPECT_EQ(messageOf("cuda:fast"),
+            "device 'cuda': 'fast': the number of a device or device_memory "
+            "expected, as in cuda:0,device_memory=24GiB");
   EXPECT_EQ(messageOf("cuda:device_memory=much"),
             "device 'cuda': 'device_memory=much': bytes expected, as device_memory=24GiB");
   fake_cuda_fail_call(0, kLaunchFailed);
-  EXPECT_EQ(messageOf("cuda"), "CUDA driver, init: CUDA_ERROR_LAUNCH_FAILED (719), as a test wanted it");
+  EXPECT_EQ(messageOf("cuda"),
+            "CUDA driver, init: CUDA_ERROR_LAUNCH_FAILED (719), as a test wanted it");
 }
 
 TEST_F(CudaDeviceTest, CopiesLargerThanTheirBuffersArrive) {

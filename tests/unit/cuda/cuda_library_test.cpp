@@ -20,15 +20,15 @@ std::string chosen(const std::vector<std::string> &targets, unsigned capability)
   fb::ArtifactBuilder artifact(builder);
   artifact.add_libraries(all);
   builder.Finish(artifact.Finish());
-  auto library =
-      chooseCudaLibrary(*flatbuffers::GetRoot<fb::Artifact>(builder.GetBufferPointer()), capability);
+  auto library = chooseCudaLibrary(*flatbuffers::GetRoot<fb::Artifact>(builder.GetBufferPointer()),
+                                   capability);
   return library.ok() ? library.value()->target_cpu()->str()
                       : std::string(library.failure().message());
 }
 
 TEST(CudaLibraryChoiceTest, TheNearestThatRuns) {
-  const std::vector<std::string> all = {"x86-64", "sm_80", "sm_86", "sm_90", "sm_90a", "compute_80",
-                                        "compute_90"};
+  const std::vector<std::string> all = {"x86-64", "sm_80",      "sm_86",     "sm_90",
+                                        "sm_90a", "compute_80", "compute_90"};
   EXPECT_EQ(chosen(all, 90), "sm_90a");
   EXPECT_EQ(chosen(all, 86), "sm_86");
   EXPECT_EQ(chosen(all, 89), "sm_86") << "cubins run on later devices of their generation";
@@ -39,8 +39,9 @@ TEST(CudaLibraryChoiceTest, TheNearestThatRuns) {
 }
 
 TEST(CudaLibraryChoiceTest, NoneNamesWhatThereIs) {
-  EXPECT_EQ(chosen({"x86-64", "sm_90a", "compute_90"}, 75),
-            "no kernels for a device of compute capability 7.5; the artifact has sm_90a, compute_90");
+  EXPECT_EQ(
+      chosen({"x86-64", "sm_90a", "compute_90"}, 75),
+      "no kernels for a device of compute capability 7.5; the artifact has sm_90a, compute_90");
   EXPECT_EQ(chosen({"sm_90a"}, 100),
             "no kernels for a device of compute capability 10.0; the artifact has sm_90a");
   EXPECT_EQ(chosen({"x86-64"}, 90),
