@@ -24,7 +24,7 @@ TEST(DeviceTest, Names) {
   EXPECT_EQ(device.value()->budget(), uint64_t(24) << 30);
   EXPECT_EQ(device.value()->copyBandwidth(), 25e9);
   EXPECT_EQ(Device::create("emu").value()->budget(), Device::kNoBudget);
-  EXPECT_EQ(refusal("gpu"), "no device 'gpu'; there are cpu and emu");
+  EXPECT_EQ(refusal("gpu"), "no device 'gpu'; there are cpu, cuda and emu");
   EXPECT_EQ(refusal("cpu:copy=1GB/s"), "device 'cpu' has no options");
   EXPECT_EQ(refusal("emu:copy=25GB"),
             "device 'emu': 'copy=25GB': a bandwidth expected, as copy=25GB/s");
