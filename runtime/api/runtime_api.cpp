@@ -1,4 +1,5 @@
 #include "runtime/api/handles.h"
+#include "runtime/device/cuda/cuda_device.h"
 
 #include <iterator>
 
@@ -101,6 +102,20 @@ moeplan_status *moeplan_runtime_verify_plan(moeplan_runtime *runtime, const char
     if (!runtime || !plan)
       return nullArgument(runtime ? "plan" : "runtime");
     return runtime->runtime->verifyPlan(plan);
+  });
+}
+
+moeplan_status *moeplan_runtime_measure_device_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
+                                                         uint32_t repetitions,
+                                                         double *bytes_per_second) {
+  return guard([&]() -> Status {
+    if (!runtime || !bytes_per_second)
+      return nullArgument(runtime ? "bytes_per_second" : "runtime");
+    CudaDevice *device = runtime->runtime->backend().device().cuda();
+    if (!device)
+      return unsupported("the memory of this device is the host's");
+    MOEPLAN_ASSIGN(*bytes_per_second, device->measureCopyBandwidth(bytes, repetitions));
+    return {};
   });
 }
 

@@ -85,9 +85,54 @@ Status DeviceStep::run(const DeviceProgram &program, const moeplan_step &step,
                        std::span<const int32_t> tokens, float *logits) {
   const cuda::Driver &driver = device_.driver();
   MOEPLAN_TRY(device_.use());
+  setInput(step, tokens);
+  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
+  return fetchLogits(step, logits);
+}
+
+Status DeviceStep::runOneByOne(const DeviceProgram &program, const moeplan_step &step,
+                               std::span<const int32_t> tokens, float *logits,
+                               const moeplan_expert *table, DispatchObserver &observer,
+                               DispatchTimer *timer) {
+  const cuda::Driver &driver = device_.driver();
+  MOEPLAN_TRY(device_.use());
+  setInput(step, tokens);
+  MOEPLAN_CUDA(driver, copyToDeviceAsync, addressOf(deviceInput_.data()), input_.data(),
+               inputBytes(program.maxTokens_), stream_);
+  CudaTimer clock(device_);
+  std::vector<uint32_t> begin(program.numExperts_ + 1);
+  for (const DeviceProgram::Command &command : program.commands_) {
+    MOEPLAN_TRY(clock.begin(stream_));
+    MOEPLAN_TRY(program.launch(command, stream_));
+    MOEPLAN_ASSIGN(const double seconds, clock.end(stream_));
+    if (timer)
+      timer->took(command.dispatch, seconds);
+    if (!command.dispatch)
+      continue;
+    // As the CPU's kernels have them: tokens, or the table and where the slots of experts begin.
+    std::vector<void *> operands{input_.data() + kTokensOffset, nullptr, begin.data()};
+    const auto &bindings = *command.dispatch->bindings();
+    for (uint32_t i = 0; i < bindings.size(); ++i)
+      if (bindings.Get(i)->kind() == fb::BindingKind::experts) {
+        operands[1] = const_cast<moeplan_expert *>(table + uint64_t(bindings.Get(i)->index()) *
+                                                               program.numExperts_);
+        // The slots follow the table; the step comes before all.
+        MOEPLAN_CUDA(driver, copyToHostAsync, begin.data(), command.operands[i + 2],
+                     begin.size() * sizeof(uint32_t), stream_);
+        MOEPLAN_CUDA(driver, streamSynchronize, stream_);
+      }
+    observer.afterDispatch(*command.dispatch, operands, step);
+  }
+  return fetchLogits(step, logits);
+}
+
+void DeviceStep::setInput(const moeplan_step &step, std::span<const int32_t> tokens) {
   std::memcpy(input_.data(), &step, sizeof(step));
   std::memcpy(input_.data() + kTokensOffset, tokens.data(), tokens.size_bytes());
-  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
+}
+
+Status DeviceStep::fetchLogits(const moeplan_step &step, float *logits) {
+  const cuda::Driver &driver = device_.driver();
   uint32_t row = step.logits_begin;
   do {
     const uint32_t rows = std::min(step.token_count - row, kLogitsRows);
@@ -110,59 +155,77 @@ Result<DeviceProgram> DeviceProgram::bind(const Artifact &artifact, const fb::Pr
   DeviceProgram bound;
   bound.device_ = &step.device_;
   bound.maxTokens_ = program.max_tokens();
-  MOEPLAN_TRY(bound.capture(artifact, program, kernels, step, memory)
-                  .withContext("program '" + program.name()->str() + "'"));
+  const auto make = [&]() -> Status {
+    MOEPLAN_TRY(bound.resolve(artifact, program, kernels, step, memory));
+    return bound.capture(step);
+  };
+  MOEPLAN_TRY(make().withContext("program '" + program.name()->str() + "'"));
   return bound;
 }
 
-Status DeviceProgram::capture(const Artifact &artifact, const fb::Program &program,
+Status DeviceProgram::resolve(const Artifact &artifact, const fb::Program &program,
                               CudaKernels &kernels, DeviceStep &step, const ProgramMemory &memory) {
-  const cuda::Driver &driver = device_->driver();
   std::byte *input = step.deviceInput_.data();
   const Operands operandOf(artifact, memory, input + kTokensOffset, step.deviceLogits_.data());
+  numExperts_ = artifact.model().num_experts();
+  for (uint32_t i = 0; i < program.commands()->size(); ++i) {
+    Command command;
+    switch (program.commands_type()->GetEnum<fb::Command>(i)) {
+    case fb::Command::Dispatch: {
+      const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
+      MOEPLAN_ASSIGN(command.function, kernels.function(dispatch->kernel()));
+      command.operands.push_back(addressOf(input));
+      for (const fb::Binding *binding : *dispatch->bindings())
+        command.operands.push_back(operandOf(*binding));
+      const CudaLaunch launch =
+          cudaLaunchOf(*artifact.metadata().kernels()->Get(dispatch->kernel()));
+      command.tiles = dispatch->tiles();
+      command.rows = dispatch->per_token() ? maxTokens_ : 1;
+      command.threads = launch.threads;
+      command.sharedBytes = launch.sharedBytes;
+      command.dispatch = dispatch;
+      break;
+    }
+    case fb::Command::Copy: {
+      const auto *copy = program.commands()->GetAs<fb::Copy>(i);
+      command.operands = {operandOf(*copy->target()), operandOf(*copy->source())};
+      command.copyBytes = copy->source()->bytes();
+      break;
+    }
+    default: // a barrier: commands of a stream run in their order
+      continue;
+    }
+    commands_.push_back(std::move(command));
+  }
+  return {};
+}
+
+Status DeviceProgram::launch(const Command &command, cuda::Stream stream) const {
+  const cuda::Driver &driver = device_->driver();
+  if (!command.function)
+    return driver.check(driver.copyOnDeviceAsync(command.operands[0], command.operands[1],
+                                                 command.copyBytes, stream),
+                        "copyOnDeviceAsync");
+  std::vector<void *> parameters;
+  for (const cuda::Pointer &operand : command.operands)
+    parameters.push_back(const_cast<cuda::Pointer *>(&operand));
+  return driver.check(driver.launchKernel(command.function, command.tiles, command.rows, 1,
+                                          command.threads, 1, 1, command.sharedBytes, stream,
+                                          parameters.data(), nullptr),
+                      "launchKernel");
+}
+
+Status DeviceProgram::capture(DeviceStep &step) {
+  const cuda::Driver &driver = device_->driver();
   // Not the session's, which runs another plan meanwhile.
   cuda::Stream stream = nullptr;
-
-  // Loaded before: loading is not allowed while a stream is captured.
-  std::vector<cuda::Function> functions(program.commands()->size());
-  for (uint32_t i = 0; i < functions.size(); ++i)
-    if (program.commands_type()->GetEnum<fb::Command>(i) == fb::Command::Dispatch) {
-      const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
-      MOEPLAN_ASSIGN(functions[i], kernels.function(dispatch->kernel()));
-    }
-  auto record = [&]() -> Status {
-    MOEPLAN_CUDA(driver, copyToDeviceAsync, addressOf(input), step.input_.data(),
+  const auto record = [&]() -> Status {
+    MOEPLAN_CUDA(driver, copyToDeviceAsync, addressOf(step.deviceInput_.data()), step.input_.data(),
                  inputBytes(maxTokens_), stream);
-    for (uint32_t i = 0; i < functions.size(); ++i) {
-      switch (program.commands_type()->GetEnum<fb::Command>(i)) {
-      case fb::Command::Dispatch: {
-        const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
-        std::vector<cuda::Pointer> operands{addressOf(input)};
-        for (const fb::Binding *binding : *dispatch->bindings())
-          operands.push_back(operandOf(*binding));
-        std::vector<void *> parameters;
-        for (cuda::Pointer &operand : operands)
-          parameters.push_back(&operand);
-        const CudaLaunch launch =
-            cudaLaunchOf(*artifact.metadata().kernels()->Get(dispatch->kernel()));
-        MOEPLAN_CUDA(driver, launchKernel, functions[i], dispatch->tiles(),
-                     dispatch->per_token() ? maxTokens_ : 1, 1, launch.threads, 1, 1,
-                     launch.sharedBytes, stream, parameters.data(), nullptr);
-        break;
-      }
-      case fb::Command::Copy: {
-        const auto *copy = program.commands()->GetAs<fb::Copy>(i);
-        MOEPLAN_CUDA(driver, copyOnDeviceAsync, operandOf(*copy->target()),
-                     operandOf(*copy->source()), copy->source()->bytes(), stream);
-        break;
-      }
-      default: // a barrier: commands of a stream run in their order
-        break;
-      }
-    }
+    for (const Command &command : commands_)
+      MOEPLAN_TRY(launch(command, stream));
     return {};
   };
-
   MOEPLAN_TRY(device_->use());
   MOEPLAN_CUDA(driver, streamCreate, &stream, cuda::kStreamNonBlocking);
   cuda::Graph graph = nullptr;
@@ -188,11 +251,13 @@ DeviceProgram::~DeviceProgram() {
 }
 
 DeviceProgram::DeviceProgram(DeviceProgram &&other) noexcept
-    : device_(other.device_), graph_(std::exchange(other.graph_, nullptr)),
-      maxTokens_(other.maxTokens_) {}
+    : device_(other.device_), commands_(std::move(other.commands_)), numExperts_(other.numExperts_),
+      graph_(std::exchange(other.graph_, nullptr)), maxTokens_(other.maxTokens_) {}
 
 DeviceProgram &DeviceProgram::operator=(DeviceProgram &&other) noexcept {
   std::swap(device_, other.device_);
+  std::swap(commands_, other.commands_);
+  std::swap(numExperts_, other.numExperts_);
   std::swap(graph_, other.graph_);
   std::swap(maxTokens_, other.maxTokens_);
   return *this;

@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace moeplan {
 
@@ -29,12 +30,22 @@ public:
   /// has been done. Errors: MOEPLAN_IO_ERROR from the driver.
   Status run(const class DeviceProgram &program, const moeplan_step &step,
              std::span<const int32_t> tokens, float *logits);
+  /// The same results, one dispatch after the other: `observer` is told of each, with the operands
+  /// that workOf() wants; `timer`, which may be null, besides of what it took. `table` is the
+  /// host's [num_layers * num_experts].
+  Status runOneByOne(const class DeviceProgram &program, const moeplan_step &step,
+                     std::span<const int32_t> tokens, float *logits, const moeplan_expert *table,
+                     DispatchObserver &observer, DispatchTimer *timer);
 
 private:
   friend class DeviceProgram;
   DeviceStep(CudaDevice &device, uint32_t vocabSize) : device_(device), vocabSize_(vocabSize) {}
 
   CudaDevice &device_;
+  /// Copies the wanted rows once the stream has made them.
+  Status fetchLogits(const moeplan_step &step, float *logits);
+  void setInput(const moeplan_step &step, std::span<const int32_t> tokens);
+
   const uint32_t vocabSize_;
   cuda::Stream stream_ = nullptr;
   PinnedMemory input_;        ///< moeplan_step, then the tokens
@@ -61,10 +72,23 @@ public:
 private:
   friend class DeviceStep;
   DeviceProgram() = default;
-  Status capture(const Artifact &artifact, const fb::Program &program, CudaKernels &kernels,
+
+  /// A kernel, or a copy where `function` is null (operands: target, source).
+  struct Command {
+    cuda::Function function = nullptr;
+    uint32_t tiles = 0, rows = 1, threads = 0, sharedBytes = 0;
+    uint64_t copyBytes = 0;
+    std::vector<cuda::Pointer> operands; ///< of a kernel: the step first
+    const fb::Dispatch *dispatch = nullptr;
+  };
+  Status resolve(const Artifact &artifact, const fb::Program &program, CudaKernels &kernels,
                  DeviceStep &step, const ProgramMemory &memory);
+  Status launch(const Command &command, cuda::Stream stream) const;
+  Status capture(DeviceStep &step);
 
   const CudaDevice *device_ = nullptr;
+  std::vector<Command> commands_;
+  uint32_t numExperts_ = 0;
   cuda::GraphExec graph_ = nullptr;
   uint32_t maxTokens_ = 0;
 };

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 namespace moeplan {
 
@@ -91,10 +92,22 @@ moeplan_work vectorQkv(const Call &call) {
               norm(1, columns, call.constant("normalize") != 0)});
 }
 
+/// The same on a cuda device, for any number of tokens.
+moeplan_work qkv(const Call &call) {
+  const uint64_t columns = call.constant("in_features"), format = call.constant("weight_format");
+  const uint64_t dim = call.constant("head_dim");
+  const moeplan_work key =
+      product(call.rows(), call.constant("num_kv_heads") * dim, columns, format);
+  return sum({product(call.rows(), call.constant("num_heads") * dim, columns, format), key, key,
+              norm(call.rows(), columns, call.constant("normalize") != 0)});
+}
+
 /// Scores against every position that a token may see, and the sum of their values. What splitting
 /// float32 queries into pairs of bf16 costs on top is the kernel's own affair and not counted.
 moeplan_work attention(const Call &call) {
-  const uint64_t kvFormat = call.constant("kv_format"), dim = call.constant("head_dim");
+  const bool onCuda = call.kernel.machine() == fb::Machine::cuda; // whose cache is bf16
+  const uint64_t kvFormat = onCuda ? uint64_t(MOEPLAN_KV_BF16) : call.constant("kv_format");
+  const uint64_t dim = call.constant("head_dim");
   const uint64_t window = call.constant("sliding_window");
   auto firstSeen = [&](uint64_t end) { return window && end > window ? end - window : 0; };
   moeplan_work work{};
@@ -161,6 +174,7 @@ constexpr CountedKernel kCountedKernels[] = {
     {"linear", linear},
     {"vector_linear", linear},
     {"vector_qkv", vectorQkv},
+    {"qkv", qkv},
     {"attention", attention},
     {"vector_attention", attention},
     {"router", router},
@@ -174,8 +188,12 @@ constexpr CountedKernel kCountedKernels[] = {
 moeplan_work workOf(const fb::Kernel &kernel, std::span<void *const> operands,
                     const moeplan_step &step) {
   for (const CountedKernel &counted : kCountedKernels)
-    if (counted.implementation == kernel.implementation()->string_view())
-      return counted.count({kernel, operands, step});
+    if (counted.implementation == kernel.implementation()->string_view()) {
+      moeplan_work work = counted.count({kernel, operands, step});
+      if (kernel.machine() == fb::Machine::cuda) // which multiplies codes as bf16
+        work.bf16_operations += std::exchange(work.int8_operations, 0);
+      return work;
+    }
   return {};
 }
 

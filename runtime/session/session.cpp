@@ -174,8 +174,9 @@ Status Session::replaceExpertWeight(uint32_t layer, uint32_t expert, Linear line
   return {};
 }
 
-template <typename Run>
-Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run) {
+template <typename OnDevice, typename Run>
+Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, OnDevice &&onDevice,
+                           Run &&run) {
   if (tokens.empty() || logitsCount > tokens.size())
     return invalidArgument("append needs at least one token and no more logits than tokens");
   const auto vocabSize = static_cast<int32_t>(artifact().model().vocab_size());
@@ -212,8 +213,7 @@ Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, 
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
     float *const rows = logits_.data() + row * vocabSize;
     if (onCuda()) {
-      MOEPLAN_TRY(step_->run(programFor(devicePrograms, count), step,
-                             std::span(tokens_).first(count), rows));
+      MOEPLAN_TRY(onDevice(programFor(devicePrograms, count), step, rows));
     } else {
       active_->beginRun();
       run(programFor(programs, count), step, rows);
@@ -229,17 +229,22 @@ Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, 
 }
 
 Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
-  return appendWith(tokens, logitsCount,
+  const auto onDevice = [&](const DeviceProgram &program, const moeplan_step &step, float *logits) {
+    return step_->run(program, step, std::span(tokens_).first(step.token_count), logits);
+  };
+  return appendWith(tokens, logitsCount, onDevice,
                     [&](BoundProgram &program, const moeplan_step &step, float *logits) {
                       program.run(pool_, step, logits, observer_, active_->source());
                     });
 }
 
 Result<moeplan_work> Session::appendCounted(std::span<const int32_t> tokens, size_t logitsCount) {
-  if (onCuda())
-    return unsupported("the work of a cuda device's kernels is not counted");
   WorkCounter counter(artifact().metadata());
-  MOEPLAN_TRY(appendWith(tokens, logitsCount,
+  const auto onDevice = [&](const DeviceProgram &program, const moeplan_step &step, float *logits) {
+    return step_->runOneByOne(program, step, std::span(tokens_).first(step.token_count), logits,
+                              active_->table().data(), counter, nullptr);
+  };
+  MOEPLAN_TRY(appendWith(tokens, logitsCount, onDevice,
                          [&](BoundProgram &program, const moeplan_step &step, float *logits) {
                            program.run(pool_, step, logits, &counter, active_->source());
                          }));
@@ -250,10 +255,17 @@ Result<std::vector<KernelTime>> Session::measureKernels(std::span<const int32_t>
                                                         size_t logitsCount, uint32_t repetitions) {
   if (repetitions == 0)
     return invalidArgument("measuring kernels needs a repetition");
-  if (onCuda())
-    return unsupported("kernels of a cuda device are not measured one by one");
   KernelTimer timer(artifact().metadata(), repetitions);
-  MOEPLAN_TRY(appendWith(tokens, logitsCount,
+  const auto onDevice = [&](const DeviceProgram &program, const moeplan_step &step,
+                            float *logits) -> Status {
+    for (uint32_t repetition = 0; repetition <= repetitions; ++repetition) {
+      timer.beginRepetition(repetition);
+      MOEPLAN_TRY(step_->runOneByOne(program, step, std::span(tokens_).first(step.token_count),
+                                     logits, active_->table().data(), timer, &timer));
+    }
+    return {};
+  };
+  MOEPLAN_TRY(appendWith(tokens, logitsCount, onDevice,
                          [&](BoundProgram &program, const moeplan_step &step, float *logits) {
                            for (uint32_t repetition = 0; repetition <= repetitions; ++repetition) {
                              timer.beginRepetition(repetition);

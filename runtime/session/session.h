@@ -113,9 +113,10 @@ private:
   void use(std::unique_ptr<LoadedPlan> plan);
   bool onCuda() const { return step_ != nullptr; }
   /// append(), where `run` runs a program for a step: (BoundProgram &, const moeplan_step &, float
-  /// *logits).
-  template <typename Run>
-  Status appendWith(std::span<const int32_t> tokens, size_t logitsCount, Run &&run);
+  /// *logits); `onDevice` one of a cuda device, and returns a Status.
+  template <typename OnDevice, typename Run>
+  Status appendWith(std::span<const int32_t> tokens, size_t logitsCount, OnDevice &&onDevice,
+                    Run &&run);
 
   const Artifact &artifact() const { return backend_->artifact(); }
 

@@ -13,6 +13,8 @@ using Clock = std::chrono::steady_clock;
 
 // Larger than the last-level cache of any current CPU, so that memory is what is measured.
 constexpr uint64_t bandwidthBufferBytes = uint64_t{1} << 30;
+// Twice this is taken of a GPU's memory, beside the model.
+constexpr uint64_t gpuBufferBytes = uint64_t{1} << 28;
 constexpr uint32_t bandwidthRepetitions = 3;
 constexpr uint32_t peakRepetitions = 5;
 constexpr uint32_t firstTokenRepetitions = 3;
@@ -35,20 +37,35 @@ std::vector<int32_t> randomTokens(size_t count, uint32_t vocabSize) {
   return tokens;
 }
 
-double readBandwidth(uint32_t threads) {
-  double bytesPerSecond = 0;
-  check(moeplan_measure_read_bandwidth(threads, bandwidthBufferBytes, bandwidthRepetitions,
-                                       &bytesPerSecond));
-  return bytesPerSecond;
-}
+/// Measures what the device that runs a workload can do.
+class RateMeter {
+public:
+  RateMeter(const BenchOptions &options, moeplan_runtime &runtime, uint32_t threads)
+      : runtime_(runtime), isGpu_(options.device.starts_with("cuda")), threads_(threads) {}
 
-std::array<double, arithmetics.size()> arithmeticPeaks(uint32_t threads) {
-  std::array<double, arithmetics.size()> peaks{};
-  for (const Arithmetic &arithmetic : arithmetics)
-    check(moeplan_measure_arithmetic_peak(arithmetic.id, threads, peakRepetitions,
-                                          &peaks[arithmetic.id]));
-  return peaks;
-}
+  double readBandwidth() const {
+    double bytesPerSecond = 0;
+    check(isGpu_ ? moeplan_runtime_measure_device_bandwidth(&runtime_, gpuBufferBytes,
+                                                            bandwidthRepetitions, &bytesPerSecond)
+                 : moeplan_measure_read_bandwidth(threads_, bandwidthBufferBytes,
+                                                  bandwidthRepetitions, &bytesPerSecond));
+    return bytesPerSecond;
+  }
+  /// Zeros for a GPU, whose are not measured.
+  std::array<double, arithmetics.size()> arithmeticPeaks() const {
+    std::array<double, arithmetics.size()> peaks{};
+    if (!isGpu_)
+      for (const Arithmetic &arithmetic : arithmetics)
+        check(moeplan_measure_arithmetic_peak(arithmetic.id, threads_, peakRepetitions,
+                                              &peaks[arithmetic.id]));
+    return peaks;
+  }
+
+private:
+  moeplan_runtime &runtime_;
+  bool isGpu_;
+  uint32_t threads_;
+};
 
 MachineRates larger(const MachineRates &a, const MachineRates &b) {
   MachineRates rates{std::max(a.readBandwidth, b.readBandwidth)};
@@ -67,8 +84,10 @@ void addWork(moeplan_work &sum, const moeplan_work &more) {
 /// A session with the tokens it is measured with.
 class Workload {
 public:
-  Workload(const BenchOptions &options, moeplan_session &session, uint32_t vocabSize)
-      : options_(options), session_(session), threads_(moeplan_session_threads(&session)),
+  Workload(const BenchOptions &options, moeplan_runtime &runtime, moeplan_session &session,
+           uint32_t vocabSize)
+      : options_(options), session_(session),
+        meter_(options, runtime, moeplan_session_threads(&session)),
         prompt_(randomTokens(options.promptTokens, vocabSize)),
         generated_(randomTokens(options.genTokens, vocabSize)) {}
 
@@ -90,7 +109,7 @@ private:
 
   const BenchOptions &options_;
   moeplan_session &session_;
-  uint32_t threads_;
+  RateMeter meter_;
   std::vector<int32_t> prompt_, generated_;
 };
 
@@ -121,18 +140,18 @@ void Workload::measureRates(Measurement &result) {
   for (uint32_t repetition = 0; repetition < options_.repetitions; ++repetition) {
     moeplan_session_reset(&session_);
     // Other work on the machine only ever lowers what is measured: the larger of two counts.
-    MachineRates before{.peaks = arithmeticPeaks(threads_)};
+    MachineRates before{.peaks = meter_.arithmeticPeaks()};
     auto start = Clock::now();
     prefill(append);
     const double prefillSeconds = std::max(secondsSince(start), 1e-9);
-    MachineRates after{.peaks = arithmeticPeaks(threads_)};
+    MachineRates after{.peaks = meter_.arithmeticPeaks()};
     progress.advance(prompt_.size());
 
-    before.readBandwidth = readBandwidth(threads_);
+    before.readBandwidth = meter_.readBandwidth();
     start = Clock::now();
     decode(append);
     const double decodeSeconds = std::max(secondsSince(start), 1e-9);
-    after.readBandwidth = readBandwidth(threads_);
+    after.readBandwidth = meter_.readBandwidth();
     progress.advance(generated_.size());
 
     const MachineRates rates = larger(before, after);
@@ -164,11 +183,11 @@ void Workload::measureKernels(Measurement &result, const char *phase,
                               const std::vector<int32_t> &tokens, size_t count,
                               size_t logitsCount) {
   char *text = nullptr;
-  const MachineRates before{readBandwidth(threads_), arithmeticPeaks(threads_)};
+  const MachineRates before{meter_.readBandwidth(), meter_.arithmeticPeaks()};
   check(moeplan_session_measure_kernels(&session_, tokens.data(), count, logitsCount,
                                         options_.repetitions, &text));
   const Owned<char> owner(text);
-  const MachineRates rates = larger(before, {readBandwidth(threads_), arithmeticPeaks(threads_)});
+  const MachineRates rates = larger(before, {meter_.readBandwidth(), meter_.arithmeticPeaks()});
   const auto kernels = nlohmann::json::parse(text);
   double total = 0;
   for (const auto &kernel : kernels)
@@ -208,7 +227,8 @@ Spread measureFirstToken(const BenchOptions &options, uint32_t contextLength) {
 double MachineRates::arithmeticSeconds(const moeplan_work &work) const {
   double seconds = 0;
   for (const Arithmetic &arithmetic : arithmetics)
-    seconds += static_cast<double>(work.*arithmetic.operations) / peaks[arithmetic.id];
+    if (peaks[arithmetic.id] > 0)
+      seconds += static_cast<double>(work.*arithmetic.operations) / peaks[arithmetic.id];
   return seconds;
 }
 
@@ -246,7 +266,8 @@ Measurement measureBench(const BenchOptions &options) {
   result.targetCpu = moeplan_session_target_cpu(session.get());
   result.threads = moeplan_session_threads(session.get());
   result.bytesPerToken = moeplan_session_weight_bytes_per_token(session.get());
-  Workload workload(options, *session, moeplan_artifact_model_info(artifact.get()).vocab_size);
+  Workload workload(options, control.runtime(), *session,
+                    moeplan_artifact_model_info(artifact.get()).vocab_size);
   workload.measureRates(result);
   if (options.kernels)
     workload.measureKernels(result);

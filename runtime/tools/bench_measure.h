@@ -47,7 +47,7 @@ inline constexpr std::array<Arithmetic, 3> arithmetics = {
 /// What the machine can do with the session's number of threads.
 struct MachineRates {
   double readBandwidth = 0;                          // bytes per second
-  std::array<double, arithmetics.size()> peaks = {}; // operations per second
+  std::array<double, arithmetics.size()> peaks = {}; // operations per second; 0: not known
 
   /// Seconds that the operations of `work` take at the peaks.
   double arithmeticSeconds(const moeplan_work &work) const;
@@ -86,6 +86,8 @@ struct Measurement {
   std::array<Spread, arithmetics.size()> peaks; ///< operations per second
   Spread arithmeticShare; ///< of the time of the prefill, what its operations take at the peaks
   std::vector<KernelMeasurement> kernels; ///< empty unless asked for
+
+  bool knowsPeaks() const { return peaks[0].median > 0; }
 };
 
 /// Throws Failure.

@@ -36,6 +36,11 @@ Json kernelJson(const KernelMeasurement &kernel) {
   return json;
 }
 
+/// Nothing where peaks are not known.
+std::optional<Spread> known(const Measurement &measurement, const Spread &spread) {
+  return measurement.knowsPeaks() ? std::optional(spread) : std::nullopt;
+}
+
 /// The facts without the kernels.
 Json factsJson(const BenchOptions &options, const Measurement &measurement) {
   Json json = {{"artifact", fileName(options.artifact)},
@@ -59,8 +64,9 @@ Json factsJson(const BenchOptions &options, const Measurement &measurement) {
                {"bandwidth_share", spreadJson(measurement.bandwidthShare)},
                {"prefill_operations", operationsJson(measurement.prefillWork)}};
   for (const Arithmetic &arithmetic : arithmetics)
-    json[std::string(arithmetic.name) + "_peak"] = spreadJson(measurement.peaks[arithmetic.id]);
-  json["arithmetic_share"] = spreadJson(measurement.arithmeticShare);
+    json[std::string(arithmetic.name) + "_peak"] =
+        spreadJson(known(measurement, measurement.peaks[arithmetic.id]));
+  json["arithmetic_share"] = spreadJson(known(measurement, measurement.arithmeticShare));
   return json;
 }
 
@@ -119,6 +125,8 @@ std::string ratesTable(const BenchOptions &options, const Measurement &measureme
 }
 
 std::string arithmeticLines(const Measurement &measurement) {
+  if (!measurement.knowsPeaks())
+    return "";
   std::string operations, peaks;
   for (const Arithmetic &arithmetic : arithmetics) {
     const std::string separator = operations.empty() ? "" : ", ";

@@ -1,5 +1,6 @@
 // `moeplan eval`: perplexity of a text.
 #include "runtime/tools/common.h"
+#include "runtime/tools/control.h"
 
 #include "runtime/support/likelihood.h"
 #include "runtime/support/progress.h"
@@ -20,6 +21,7 @@ struct Options {
   uint32_t contextLength = 0;
   uint64_t maxWindows = 0; // 0: all
   ThreadOptions threads;
+  std::string device = "cpu";
   bool json = false;
   bool perWindow = false;
 };
@@ -96,7 +98,9 @@ void eval(const Options &options) {
                   std::to_string(context - 1) + " (see --context)");
   if (options.maxWindows > 0)
     windows = std::min(windows, options.maxWindows);
-  const auto session = createSession(*artifact, options.plan, context, options.threads);
+  Control control(*artifact, {.device = options.device}, {});
+  const auto session =
+      createSession(*artifact, options.plan, context, options.threads, &control.runtime());
 
   const Score score = evaluate(*session, model, text, windows, context);
   const auto tokens = static_cast<double>(score.tokens);
@@ -144,6 +148,7 @@ Command addEvalCommand(CLI::App &app) {
       ->check(positive())
       ->type_name("N");
   addThreadOptions(*command, options->threads);
+  addDeviceOption(*command, options->device);
   addJsonFlag(*command, options->json);
   command->add_flag("--per-window", options->perWindow,
                     "With --json: the nats per token of every window, for paired comparisons");

@@ -4,6 +4,7 @@
 #include "fake_cuda.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +24,7 @@ constexpr int kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kInvalidImage =
               kInvalidHandle = 400, kNotFound = 500, kLaunchFailed = 719;
 
 using Work = std::function<int()>;
+using Event = std::chrono::steady_clock::time_point;
 struct Stream {
   bool capturing = false;
   std::vector<Work> captured;
@@ -292,21 +294,29 @@ int cuStreamEndCapture(void *stream, void **graph) {
 }
 int cuEventCreate(void **event, unsigned) {
   ENTER(cuEventCreate);
-  *event = made(new int(0));
+  *event = made(new Event());
   return kSuccess;
 }
 int cuEventDestroy_v2(void *event) {
   ENTER_SAFELY(cuEventDestroy_v2);
   --driver().live;
-  delete static_cast<int *>(event);
+  delete static_cast<Event *>(event);
   return kSuccess;
 }
-int cuEventRecord(void *, void *) {
+int cuEventRecord(void *event, void *) {
   ENTER(cuEventRecord);
+  *static_cast<Event *>(event) = std::chrono::steady_clock::now();
   return kSuccess;
 }
 int cuEventSynchronize(void *) {
   ENTER(cuEventSynchronize);
+  return kSuccess;
+}
+int cuEventElapsedTime(float *milliseconds, void *begin, void *end) {
+  ENTER(cuEventElapsedTime);
+  const std::chrono::duration<float, std::milli> elapsed =
+      *static_cast<Event *>(end) - *static_cast<Event *>(begin);
+  *milliseconds = elapsed.count();
   return kSuccess;
 }
 int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long) {

@@ -196,4 +196,47 @@ Status CudaDevice::readBack(std::byte *target, const std::byte *source, uint64_t
   return driver_->check(driver_->streamSynchronize(copies_), "streamSynchronize");
 }
 
+Result<double> CudaDevice::measureCopyBandwidth(uint64_t bytes, uint32_t repetitions) {
+  MOEPLAN_ASSIGN(const DeviceMemory target, allocate(bytes, "measured copies"));
+  MOEPLAN_ASSIGN(const DeviceMemory source, allocate(bytes, "measured copies"));
+  CudaTimer timer(*this);
+  double best = 0;
+  for (uint32_t repetition = 0; repetition <= repetitions; ++repetition) { // the first warms up
+    MOEPLAN_TRY(timer.begin(copies_));
+    MOEPLAN_CUDA(*driver_, copyOnDeviceAsync, addressOf(target.data()), addressOf(source.data()),
+                 bytes, copies_);
+    MOEPLAN_ASSIGN(const double seconds, timer.end(copies_));
+    if (repetition > 0)
+      best = std::max(best, 2 * static_cast<double>(bytes) / std::max(seconds, 1e-9));
+  }
+  return best;
+}
+
+CudaTimer::~CudaTimer() {
+  if (!device_.use().ok())
+    return;
+  for (const cuda::Event event : {begin_, end_})
+    if (event)
+      device_.driver().eventDestroy(event);
+}
+
+Status CudaTimer::begin(cuda::Stream stream) {
+  MOEPLAN_TRY(device_.use());
+  const cuda::Driver &driver = device_.driver();
+  if (!begin_)
+    MOEPLAN_CUDA(driver, eventCreate, &begin_, cuda::kEventDefault);
+  if (!end_)
+    MOEPLAN_CUDA(driver, eventCreate, &end_, cuda::kEventDefault);
+  return driver.check(driver.eventRecord(begin_, stream), "eventRecord");
+}
+
+Result<double> CudaTimer::end(cuda::Stream stream) {
+  const cuda::Driver &driver = device_.driver();
+  MOEPLAN_CUDA(driver, eventRecord, end_, stream);
+  MOEPLAN_CUDA(driver, eventSynchronize, end_);
+  float milliseconds = 0;
+  MOEPLAN_CUDA(driver, eventElapsedTime, &milliseconds, begin_, end_);
+  return static_cast<double>(milliseconds) / 1e3;
+}
+
 } // namespace moeplan

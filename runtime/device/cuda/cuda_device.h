@@ -9,6 +9,8 @@
 
 namespace moeplan {
 
+class CudaDevice;
+
 /// Memory of the host that the device reads over the link. The device must outlive it.
 class PinnedMemory {
 public:
@@ -23,8 +25,25 @@ public:
 
 private:
   friend class CudaDevice;
-  class CudaDevice *device_ = nullptr;
+  CudaDevice *device_ = nullptr;
   std::byte *data_ = nullptr, *onDevice_ = nullptr;
+};
+
+/// Takes the time of what a stream does between two calls. The device must outlive it.
+class CudaTimer {
+public:
+  explicit CudaTimer(const CudaDevice &device) : device_(device) {}
+  ~CudaTimer();
+  CudaTimer(const CudaTimer &) = delete;
+  CudaTimer &operator=(const CudaTimer &) = delete;
+
+  Status begin(cuda::Stream stream);
+  /// Waits for the stream; seconds since begin().
+  Result<double> end(cuda::Stream stream);
+
+private:
+  const CudaDevice &device_;
+  cuda::Event begin_ = nullptr, end_ = nullptr;
 };
 
 /// Addresses in its memory are `std::byte *` that the host must not read.
@@ -49,6 +68,10 @@ public:
   unsigned capability() const { return capability_; }
   /// "NVIDIA H100".
   const std::string &model() const { return model_; }
+
+  /// Bytes per second, read and written together, of copying `bytes` within the device's memory:
+  /// the best of `repetitions`. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
+  Result<double> measureCopyBandwidth(uint64_t bytes, uint32_t repetitions);
 
   /// Undefined bytes. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   Result<PinnedMemory> allocatePinned(uint64_t bytes);

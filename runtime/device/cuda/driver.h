@@ -22,7 +22,7 @@ using Graph = struct GraphOpaque *;
 using GraphExec = struct GraphExecOpaque *;
 
 inline constexpr int kSuccess = 0, kOutOfMemory = 2;
-inline constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2;
+inline constexpr unsigned kStreamNonBlocking = 1, kEventDefault = 0, kEventDisableTiming = 2;
 inline constexpr unsigned kHostAllocPortable = 1, kHostAllocDeviceMap = 2;
 inline constexpr int kCaptureThreadLocal = 1;
 inline constexpr int kAttributeMajor = 75, kAttributeMinor = 76;
@@ -63,6 +63,7 @@ inline constexpr int kFunctionMaxDynamicSharedBytes = 8;
   X(eventDestroy, "cuEventDestroy_v2", (Event event))                                              \
   X(eventRecord, "cuEventRecord", (Event event, Stream stream))                                    \
   X(eventSynchronize, "cuEventSynchronize", (Event event))                                         \
+  X(eventElapsedTime, "cuEventElapsedTime", (float *milliseconds, Event begin, Event end))         \
   X(graphInstantiate, "cuGraphInstantiateWithFlags",                                               \
     (GraphExec * exec, Graph graph, unsigned long long flags))                                     \
   X(graphDestroy, "cuGraphDestroy", (Graph graph))                                                 \

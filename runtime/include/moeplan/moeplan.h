@@ -242,6 +242,13 @@ typedef struct moeplan_memory_counters {
 MOEPLAN_EXPORT moeplan_memory_counters
 moeplan_runtime_memory_counters(const moeplan_runtime *runtime);
 
+/* Bytes per second, read and written together, of copies of `bytes` within the memory of the runtime's
+ * device: the best of `repetitions`. MOEPLAN_UNSUPPORTED where the device is not a GPU: its memory is
+ * the host's, see moeplan_measure_read_bandwidth(). */
+MOEPLAN_EXPORT moeplan_status *
+moeplan_runtime_measure_device_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
+                                         uint32_t repetitions, double *bytes_per_second);
+
 /* ---- session ------------------------------------------------------------------------------- */
 
 /* A session is a KV cache, a position in it, and a plan. It borrows the artifact. */

@@ -59,6 +59,17 @@ TEST_F(CudaDeviceTest, CopiesLargerThanTheirBuffersArrive) {
   EXPECT_EQ(received, sent);
 }
 
+TEST_F(CudaDeviceTest, MeasuresItsMemory) {
+  auto device = Device::create("cuda");
+  ASSERT_TRUE(device.ok());
+  const auto rate = device.value()->cuda()->measureCopyBandwidth(1 << 20, 2);
+  ASSERT_TRUE(rate.ok());
+  EXPECT_GT(rate.value(), 0);
+  EXPECT_EQ(device.value()->used(), 0u);
+  EXPECT_EQ(device.value()->cuda()->measureCopyBandwidth(uint64_t(2) << 30, 1).failure().code(),
+            MOEPLAN_RESOURCE_EXHAUSTED);
+}
+
 TEST_F(CudaDeviceTest, OutOfMemoryIsAStatusAndNotTheEnd) {
   auto device = Device::create("cuda");
   ASSERT_TRUE(device.ok());

@@ -58,6 +58,40 @@ TEST_F(CudaSessionTest, AStepIsOneLaunch) {
   EXPECT_EQ(fake_cuda_calls("cuMemAlloc_v2"), 0);
 }
 
+TEST_F(CudaSessionTest, KernelsOneByOneGiveTheSameAndAreCounted) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int4", "cuda");
+  Session &session = *served.session;
+  const std::span<const int32_t> tokens = promptTokens();
+  ASSERT_TRUE(session.append(tokens, 2).ok());
+  const std::vector<float> expected(session.logits(0), session.logits(0) + 2 * session.vocabSize());
+  session.reset();
+  auto work = session.appendCounted(tokens, 2);
+  ASSERT_TRUE(work.ok());
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), session.logits(0)));
+  EXPECT_GT(work.value().bf16_operations, 0u);
+  EXPECT_EQ(work.value().int8_operations, 0u) << "codes are multiplied as bf16";
+  // Every expert of this plan has as many bytes, so that one token reads what the plan says.
+  work = session.appendCounted(tokens.first(1), 1);
+  ASSERT_TRUE(work.ok());
+  EXPECT_EQ(work.value().weight_bytes, session.weightBytesPerToken());
+  EXPECT_EQ(work.value().cache_bytes,
+            2 * 2 * (tokens.size() + 1) * artifact->model().num_key_value_heads() *
+                artifact->model().head_dim() * artifact->model().num_layers());
+
+  session.reset();
+  auto times = session.measureKernels(tokens.first(1), 1, 2);
+  ASSERT_TRUE(times.ok());
+  const auto layers = artifact->model().num_layers();
+  for (const KernelTime &time : times.value()) {
+    const std::string name = time.kernel->implementation()->str();
+    const bool oncePerStep =
+        name == "embedding" || time.kernel->symbol()->str().find("_2048_") != std::string::npos;
+    EXPECT_EQ(time.dispatches, oncePerStep ? 1 : layers) << time.kernel->symbol()->str();
+    EXPECT_GT(time.seconds, 0) << name;
+  }
+}
+
 TEST_F(CudaSessionTest, ExpertsOnTheHostAreReadThere) {
   const auto artifact = open(Artifacts::cuda());
   const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 12);
