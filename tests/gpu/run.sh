@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Checks and measures on a machine with a GPU what prepare.sh has put into this folder; needs a driver
+# and nothing else. Writes report.md and one JSON per measurement into $OUT, or into this folder.
+# Fails where a check does; what cannot be measured is said, and does not fail.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+out=${OUT:-$PWD}
+device=${MOEPLAN_GPU_DEVICE:-cuda}
+moeplan=bin/moeplan
+failed=0
+report() { printf '%s\n' "$*" | tee -a "$out/report.md"; }
+number() { grep -o "\"$2\": *[-0-9.e+]*" "$1" | head -1 | grep -o '[-0-9.e+]*$'; }
+
+: >"$out/report.md"
+report "# $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no nvidia-smi'), $(date +%F)"
+
+report "" "## Perplexity of the tiny checkpoint, GPU and CPU" ""
+for plan in bf16 int8 int4 mixed host50; do
+  for where in "$device" cpu; do
+    plan_options=(--plan "$plan" --text text.txt --context 256 --max-windows "${MOEPLAN_GPU_WINDOWS:-8}" --json)
+    # Plans for a device need one with a memory of its own.
+    [ "$where" = cpu ] && where=emu
+    "$moeplan" eval tiny.moeplan --device "$where" "${plan_options[@]}" \
+      >"$out/eval-$plan-${where%%:*}.json" 2>"$out/error.txt" || {
+      report "- $plan on $where: FAILED: $(tail -1 "$out/error.txt")"
+      failed=1
+    }
+  done
+  gpu=$(number "$out/eval-$plan-${device%%:*}.json" perplexity) cpu=$(number "$out/eval-$plan-emu.json" perplexity)
+  verdict=$(awk -v a="$gpu" -v b="$cpu" 'BEGIN { print (a > 0 && b > 0 && (a / b - 1) ^ 2 < 0.005 ^ 2) ? "ok" : "FAILED" }')
+  [ "$verdict" = ok ] || failed=1
+  report "- $plan: $gpu and $cpu: $verdict"
+done
+
+report "" "## Switches under decode" ""
+same() { "$moeplan" run tiny.moeplan --device "$device" --plan int8 --prompt "It was" --max-tokens 24 \
+  --temperature 0 --switch-at 8:int4,16:host50 --wait-for-switches 2>"$out/error.txt"; }
+if first=$(same) && [ "$first" = "$(same)" ] && [ -n "$first" ]; then
+  report "- int8, int4, host50: twice the same tokens: ok"
+else
+  report "- FAILED: $(tail -1 "$out/error.txt")"
+  failed=1
+fi
+
+report "" "## Speed: share of the bandwidth of copies within the device's memory" "" \
+  "| plan | batch | tokens/s | share | prefill tokens/s |" "|---|---|---|---|---|"
+bench() { # PLAN BATCH PROMPT
+  local file="$out/bench-$1-$2-$3.json"
+  if "$moeplan" bench full.moeplan --device "$device" --plan "$1" --batch "$2" --prompt-tokens "$3" \
+    --gen-tokens "$((2 * ${MOEPLAN_GPU_TOKENS:-64} / (1 + ($2 > 1)) / $2 * $2))" --repetitions 3 --kernels --output=json \
+    >"$file" 2>"$out/error.txt"; then
+    report "| $1 | $2 | $(grep -A1 decode_tokens_per_second "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,)" \
+      "| $(grep -A1 bandwidth_share "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,)" \
+      "| $(grep -A1 prefill_tokens_per_second "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,) ($3) |"
+  else
+    report "| $1 | $2 | not measured: $(tail -1 "$out/error.txt") | | |"
+  fi
+}
+for plan in int4 mixed int8 bf16 host25 host50 host75 host100; do bench "$plan" 1 "${MOEPLAN_GPU_PROMPT:-512}"; done
+bench int4 8 "${MOEPLAN_GPU_PROMPT:-512}"
+bench int4 32 "$((4 * ${MOEPLAN_GPU_PROMPT:-512}))"
+
+if command -v compute-sanitizer >/dev/null; then
+  report "" "## compute-sanitizer" ""
+  for tool in memcheck racecheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$moeplan" run tiny.moeplan --device "$device" \
+      --plan mixed --prompt "It was" --max-tokens 4 --temperature 0 >"$out/$tool.txt" 2>&1 &&
+      report "- $tool: ok" || { report "- $tool: FAILED"; failed=1; }
+  done
+fi
+exit "$failed"
