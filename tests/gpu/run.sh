@@ -8,8 +8,9 @@ out=${OUT:-$PWD}
 device=${MOEPLAN_GPU_DEVICE:-cuda}
 moeplan=bin/moeplan
 failed=0
-report() { printf '%s\n' "$*" | tee -a "$out/report.md"; }
+report() { printf '%s\n' "$@" | tee -a "$out/report.md"; } # a line for each argument
 number() { grep -o "\"$2\": *[-0-9.e+]*" "$1" | head -1 | grep -o '[-0-9.e+]*$'; }
+median() { grep -o "\"$2\":{\"median\":[-0-9.e+]*" "$1" | head -1 | grep -o '[-0-9.e+]*$'; }
 
 : >"$out/report.md"
 report "# $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no nvidia-smi'), $(date +%F)"
@@ -47,16 +48,16 @@ report "" "## Speed: share of the bandwidth of copies within the device's memory
 bench() { # PLAN BATCH PROMPT
   local file="$out/bench-$1-$2-$3.json"
   if "$moeplan" bench full.moeplan --device "$device" --plan "$1" --batch "$2" --prompt-tokens "$3" \
-    --gen-tokens "$((2 * ${MOEPLAN_GPU_TOKENS:-64} / (1 + ($2 > 1)) / $2 * $2))" --repetitions 3 --kernels --output=json \
+    --gen-tokens "$((${MOEPLAN_GPU_STEPS:-64} * $2))" --repetitions 3 --kernels --output=json \
     >"$file" 2>"$out/error.txt"; then
-    report "| $1 | $2 | $(grep -A1 decode_tokens_per_second "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,)" \
-      "| $(grep -A1 bandwidth_share "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,)" \
-      "| $(grep -A1 prefill_tokens_per_second "$file" | grep -o '[0-9.e+-]*,$' | tr -d ,) ($3) |"
+    report "$(awk -v p="$1" -v b="$2" -v n="$3" -v t="$(median "$file" decode_tokens_per_second)" \
+      -v s="$(median "$file" bandwidth_share)" -v f="$(median "$file" prefill_tokens_per_second)" \
+      'BEGIN { printf "| %s | %d | %.4g | %.1f %% | %.4g (%d) |", p, b, t, 100 * s, f, n }')"
   else
     report "| $1 | $2 | not measured: $(tail -1 "$out/error.txt") | | |"
   fi
 }
-for plan in int4 mixed int8 bf16 host25 host50 host75 host100; do bench "$plan" 1 "${MOEPLAN_GPU_PROMPT:-512}"; done
+for plan in ${MOEPLAN_GPU_PLANS:-int4 mixed int8 bf16 host25 host50 host75 host100}; do bench "$plan" 1 "${MOEPLAN_GPU_PROMPT:-512}"; done
 bench int4 8 "${MOEPLAN_GPU_PROMPT:-512}"
 bench int4 32 "$((4 * ${MOEPLAN_GPU_PROMPT:-512}))"
 
