@@ -17,23 +17,32 @@ head -c 40000 examples/tiny-mixtral/wiki.test.txt >"$folder/text.txt"
 # tier NAME PINS [MORE]: a tier that fixes format and residency of every expert.
 tier() { printf '[[tier]]\nname = "%s"\n%bpin = [%s]\n' "$1" "${3:-}" "$2"; }
 on() { printf '{ experts = "%s", format = "%s", residency = "%s" },' "$1" "$2" "$3"; }
-policy() {
-  printf 'profile = "%s/examples/profiles/h200-141gb.toml"\n' "$PWD"
-  tier bf16 "$(on '*' bf16 device)" 'non_expert_format = "bf16"\n'
-  tier int8 "$(on '*' int8g64 device)" 'non_expert_format = "int8"\n'
-  tier int4 "$(on '*' int4g64 device)" 'non_expert_format = "int8"\n'
+profile() { printf 'profile = "%s/examples/profiles/h200-141gb.toml"\n' "$PWD"; }
+bf16() { tier bf16 "$(on '*' bf16 device)" 'non_expert_format = "bf16"\n'; }
+int8() { tier int8 "$(on '*' int8g64 device)" 'non_expert_format = "int8"\n'; }
+mixed() {
   tier mixed "$(on '*.w2' int8g64 device)$(on '*.experts.[0-3].*' int4g64 device)$(on '*' int3g64 device)" \
     'non_expert_format = "int8"\n'
-  local away='' expert=0
+}
+# All on the device, then shares of the experts on the host.
+int4() {
+  tier int4 "$(on '*' int4g64 device)" 'non_expert_format = "int8"\n'
+  local away='' expert=0 share
   for share in 25 50 75 100; do # of the experts of every layer, on the host
     for (( ; expert < share * 8 / 100; ++expert)); do away+=$(on "*.experts.$expert" int4g64 host); done
     tier "host$share" "$away$(on '*' int4g64 device)" 'non_expert_format = "int8"\nmisses = "in_place"\n'
   done
 }
-policy >"$folder/policy.toml"
+policy=$(mktemp --suffix .toml)
+trap 'rm -f "$policy"' EXIT
 say "compiling for $targets"
-"$moeplanc" compile examples/tiny-mixtral --policy "$folder/policy.toml" --target-cuda="$targets" \
+{ profile; bf16; int8; mixed; int4; } >"$policy"
+"$moeplanc" compile examples/tiny-mixtral --policy "$policy" --target-cuda="$targets" \
   -o "$folder/tiny.moeplan" >/dev/null
-"$moeplanc" compile --config "${MOEPLAN_GPU_CONFIG:-examples/configs/mixtral-8x7b.json}" --synthetic 1 \
-  --policy "$folder/policy.toml" --target-cuda="$targets" -o "$folder/full.moeplan" >/dev/null
+# Synthetic weights are generated as a whole when an artifact is opened: one for each format.
+for plan in bf16 int8 mixed int4; do
+  { profile; "$plan"; } >"$policy"
+  "$moeplanc" compile --config "${MOEPLAN_GPU_CONFIG:-examples/configs/mixtral-8x7b.json}" --synthetic 1 \
+    --policy "$policy" --target-cuda="$targets" -o "$folder/full-$plan.moeplan" >/dev/null
+done
 du -sh "$folder" >&2

@@ -46,8 +46,8 @@ fi
 report "" "## Speed: share of the bandwidth of copies within the device's memory" "" \
   "| plan | batch | tokens/s | share | prefill tokens/s |" "|---|---|---|---|---|"
 bench() { # PLAN BATCH PROMPT
-  local file="$out/bench-$1-$2-$3.json"
-  if "$moeplan" bench full.moeplan --device "$device" --plan "$1" --batch "$2" --prompt-tokens "$3" \
+  local file="$out/bench-$1-$2-$3.json" artifact="full-${1/#host*/int4}.moeplan"
+  if "$moeplan" bench "$artifact" --device "$device" --plan "$1" --batch "$2" --prompt-tokens "$3" \
     --gen-tokens "$((${MOEPLAN_GPU_STEPS:-64} * $2))" --repetitions 3 --kernels --output=json \
     >"$file" 2>"$out/error.txt"; then
     report "$(awk -v p="$1" -v b="$2" -v n="$3" -v t="$(median "$file" decode_tokens_per_second)" \
