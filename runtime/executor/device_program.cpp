@@ -19,50 +19,7 @@ cuda::Pointer addressOf(const std::byte *pointer) { return reinterpret_cast<uint
 uint64_t inputBytes(uint32_t maxTokens) { return kTokensOffset + maxTokens * sizeof(int32_t); }
 uint64_t logitsBytes(uint64_t rows, uint32_t vocabSize) { return rows * vocabSize * sizeof(float); }
 
-/// The address of every operand of a program.
-class Operands {
-public:
-  Operands(const Artifact &artifact, const ProgramMemory &memory, std::byte *tokens,
-           std::byte *logits)
-      : artifact_(artifact), memory_(memory), tokens_(tokens), logits_(logits) {}
-
-  cuda::Pointer operator()(const fb::Binding &binding) const {
-    return addressOf(base(binding)) + binding.offset();
-  }
-
-private:
-  const std::byte *base(const fb::Binding &binding) const {
-    const auto layer = static_cast<uint64_t>(binding.index());
-    switch (binding.kind()) {
-    case fb::BindingKind::arena:
-      return memory_.arena;
-    case fb::BindingKind::segment:
-      return memory_.weight(binding.index());
-    case fb::BindingKind::keys:
-      return memory_.keys + layer * memory_.kvLayerBytes;
-    case fb::BindingKind::values:
-      return memory_.values + layer * memory_.kvLayerBytes;
-    case fb::BindingKind::experts:
-      return reinterpret_cast<const std::byte *>(memory_.experts +
-                                                 layer * artifact_.model().num_experts());
-    case fb::BindingKind::tokens:
-      return tokens_;
-    case fb::BindingKind::logits:
-      return logits_;
-    }
-    return nullptr;
-  }
-
-  const Artifact &artifact_;
-  const ProgramMemory &memory_;
-  std::byte *tokens_, *logits_;
-};
-
 } // namespace
-
-uint64_t DeviceStep::bytes(uint32_t maxTokens, uint32_t vocabSize) {
-  return inputBytes(maxTokens) + logitsBytes(maxTokens, vocabSize);
-}
 
 Result<std::unique_ptr<DeviceStep>> DeviceStep::create(CudaDevice &device, uint32_t maxTokens,
                                                        uint32_t vocabSize) {
@@ -166,7 +123,14 @@ Result<DeviceProgram> DeviceProgram::bind(const Artifact &artifact, const fb::Pr
 Status DeviceProgram::resolve(const Artifact &artifact, const fb::Program &program,
                               CudaKernels &kernels, DeviceStep &step, const ProgramMemory &memory) {
   std::byte *input = step.deviceInput_.data();
-  const Operands operandOf(artifact, memory, input + kTokensOffset, step.deviceLogits_.data());
+  ProgramMemory onDevice = memory;
+  onDevice.tokens = reinterpret_cast<int32_t *>(input + kTokensOffset);
+  const auto operandOf = [&](const fb::Binding &binding) {
+    const std::byte *base = binding.kind() == fb::BindingKind::logits
+                                ? step.deviceLogits_.data()
+                                : onDevice.baseOf(artifact, binding);
+    return addressOf(base) + binding.offset();
+  };
   numExperts_ = artifact.model().num_experts();
   for (uint32_t i = 0; i < program.commands()->size(); ++i) {
     Command command;

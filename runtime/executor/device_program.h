@@ -19,8 +19,6 @@ public:
   /// For steps of up to `maxTokens`. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   static Result<std::unique_ptr<DeviceStep>> create(CudaDevice &device, uint32_t maxTokens,
                                                     uint32_t vocabSize);
-  /// What create() takes of the device's budget.
-  static uint64_t bytes(uint32_t maxTokens, uint32_t vocabSize);
   ~DeviceStep();
   DeviceStep(const DeviceStep &) = delete;
   DeviceStep &operator=(const DeviceStep &) = delete;

@@ -27,42 +27,39 @@ std::optional<uint32_t> expertLayerOf(const fb::Dispatch *dispatch) {
 
 } // namespace
 
+const std::byte *ProgramMemory::baseOf(const Artifact &artifact, const fb::Binding &binding) const {
+  const auto layer = static_cast<uint64_t>(binding.index());
+  switch (binding.kind()) {
+  case fb::BindingKind::arena:
+    return arena;
+  case fb::BindingKind::segment:
+    return weight ? weight(binding.index()) : artifact.weight(binding.index()).data();
+  case fb::BindingKind::keys:
+    return keys + layer * kvLayerBytes;
+  case fb::BindingKind::values:
+    return values + layer * kvLayerBytes;
+  case fb::BindingKind::experts:
+    return reinterpret_cast<const std::byte *>(experts + layer * artifact.model().num_experts());
+  case fb::BindingKind::tokens:
+    return reinterpret_cast<const std::byte *>(tokens);
+  case fb::BindingKind::logits:
+    break;
+  }
+  return nullptr;
+}
+
 Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Program &program,
                                         const std::vector<moeplan_kernel_fn> &kernels,
                                         const ProgramMemory &memory) {
   BoundProgram bound;
   bound.maxTokens_ = program.max_tokens();
   bound.vocabSize_ = artifact.model().vocab_size();
-  const uint32_t numExperts = artifact.model().num_experts();
 
   auto addOperand = [&](const fb::Binding &binding) {
-    const auto layer = static_cast<uint64_t>(binding.index());
-    void *base = nullptr;
-    switch (binding.kind()) {
-    case fb::BindingKind::arena:
-      base = memory.arena;
-      break;
-    case fb::BindingKind::segment:
-      base = const_cast<std::byte *>(memory.weight ? memory.weight(binding.index())
-                                                   : artifact.weight(binding.index()).data());
-      break;
-    case fb::BindingKind::keys:
-      base = memory.keys + layer * memory.kvLayerBytes;
-      break;
-    case fb::BindingKind::values:
-      base = memory.values + layer * memory.kvLayerBytes;
-      break;
-    case fb::BindingKind::experts:
-      base = const_cast<moeplan_expert *>(memory.experts + layer * numExperts);
-      break;
-    case fb::BindingKind::tokens:
-      base = memory.tokens;
-      break;
-    case fb::BindingKind::logits:
+    auto *base = const_cast<std::byte *>(memory.baseOf(artifact, binding));
+    if (binding.kind() == fb::BindingKind::logits)
       bound.logitsOperands_.push_back(static_cast<uint32_t>(bound.operands_.size()));
-      break;
-    }
-    bound.operands_.push_back(base ? static_cast<std::byte *>(base) + binding.offset() : nullptr);
+    bound.operands_.push_back(base ? base + binding.offset() : nullptr);
   };
 
   uint32_t phaseBegin = 0;

@@ -24,6 +24,9 @@ struct ProgramMemory {
   int32_t *tokens = nullptr;               ///< [max_tokens]
   /// Where a weight segment is; empty: where the artifact has it.
   std::function<const std::byte *(uint32_t segment)> weight = {};
+
+  /// Where what `binding` names begins; null for logits, which each run has its own place for.
+  const std::byte *baseOf(const Artifact &artifact, const fb::Binding &binding) const;
 };
 
 /// Looks on while programs run: how calibration sees activations. Called on the thread that runs

@@ -31,7 +31,6 @@ inline constexpr int kFunctionMaxDynamicSharedBytes = 8;
 /// The functions that are used: name here, name in the library, parameters.
 #define MOEPLAN_CUDA_DRIVER_FUNCTIONS(X)                                                           \
   X(init, "cuInit", (unsigned flags))                                                              \
-  X(driverGetVersion, "cuDriverGetVersion", (int *version))                                        \
   X(deviceGetCount, "cuDeviceGetCount", (int *count))                                              \
   X(deviceGet, "cuDeviceGet", (int *device, int ordinal))                                          \
   X(deviceGetName, "cuDeviceGetName", (char *name, int bytes, int device))                         \

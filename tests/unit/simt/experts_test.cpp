@@ -120,18 +120,7 @@ void checkShape(const std::vector<std::array<int, 3>> &formats, std::vector<uint
                ExpertConstants<Formats, Features, Intermediate, MaxTokens, 256>>(formats, counts);
 }
 
-template <int F> struct Format {
-  static constexpr int id = F;
-};
 template <typename F> class ExpertsTest : public ::testing::Test {};
-using Formats =
-    ::testing::Types<Format<2>, Format<3>, Format<4>, Format<5>, Format<6>, Format<7>, Format<8>,
-                     Format<9>, Format<10>, Format<11>, Format<12>, Format<13>, Format<14>>;
-struct FormatName {
-  template <class F> static std::string GetName(int) {
-    return std::string(findFormat(uint32_t(F::id))->name);
-  }
-};
 TYPED_TEST_SUITE(ExpertsTest, Formats, FormatName);
 
 template <int F> std::vector<std::array<int, 3>> allOf() {

@@ -54,17 +54,6 @@ template <class C> void checkLinear(std::vector<LinearCase> cases) {
 }
 
 template <typename F> class LinearTest : public ::testing::Test {};
-template <int F> struct Format {
-  static constexpr int id = F;
-};
-using Formats =
-    ::testing::Types<Format<2>, Format<3>, Format<4>, Format<5>, Format<6>, Format<7>, Format<8>,
-                     Format<9>, Format<10>, Format<11>, Format<12>, Format<13>, Format<14>>;
-struct FormatName {
-  template <class F> static std::string GetName(int) {
-    return std::string(findFormat(uint32_t(F::id))->name);
-  }
-};
 TYPED_TEST_SUITE(LinearTest, Formats, FormatName);
 
 TYPED_TEST(LinearTest, OneToken) {

@@ -65,4 +65,17 @@ inline double sumBound(int64_t columns, double magnitude) {
 
 constexpr double kEpsilon = 1e-5;
 
+/// For tests that are made for every format of matrices.
+template <int F> struct Format {
+  static constexpr int id = F;
+};
+using Formats =
+    ::testing::Types<Format<2>, Format<3>, Format<4>, Format<5>, Format<6>, Format<7>, Format<8>,
+                     Format<9>, Format<10>, Format<11>, Format<12>, Format<13>, Format<14>>;
+struct FormatName {
+  template <class F> static std::string GetName(int) {
+    return std::string(findFormat(uint32_t(F::id))->name);
+  }
+};
+
 } // namespace moeplan::testing
