@@ -60,6 +60,27 @@ __device__ inline void multiplyAdd(float (&d)[4], uint32_t a0, uint32_t a1, uint
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// a * b + c of each half, rounded once.
+__device__ inline uint32_t multiplyAddPairs(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+/// Begins a copy of 16 bytes to shared memory; zeros where they are not `there`. Both addresses are
+/// multiples of 16.
+__device__ inline void copyAsync(void *shared, const void *global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   (uint32_t)__cvta_generic_to_shared(shared)),
+               "l"(global), "r"(there ? 16 : 0));
+}
+/// Ends a group of this thread's copies.
+__device__ inline void commitCopies() { asm volatile("cp.async.commit_group;"); }
+/// Waits until no more than `kGroups` groups of this thread are under way.
+template <int kGroups> __device__ inline void waitForCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups));
+}
+
 #endif // MOEPLAN_SIMT
 
 } // namespace moeplan

@@ -1,6 +1,7 @@
 // Kernels that do not multiply matrices: a block of threads is a token.
 #pragma once
 
+#include "rounded.cuh"
 #include "weights.cuh"
 
 namespace moeplan {
@@ -48,14 +49,9 @@ __device__ void embedding(const moeplan_step *step, Binding<const int32_t> token
         elementOf<C::weight_format>(table, C::features, row, i);
 }
 
-/// out[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * scale.
-template <class C>
-__device__ void rms_norm(const moeplan_step *step, Binding<const float> x,
-                         Binding<const float> scale, Binding<float> out) {
+/// 1 / sqrt(mean(row^2) + epsilon), for all threads of the block.
+template <class C> __device__ inline float normFactor(const float *row) {
   __shared__ float squares[C::threads / kWarp];
-  if (blockIdx.y >= step->token_count)
-    return;
-  const float *row = x + int64_t(blockIdx.y) * C::features;
   float square = 0;
   for (int i = threadIdx.x; i < C::features; i += C::threads)
     square += row[i] * row[i];
@@ -67,9 +63,40 @@ __device__ void rms_norm(const moeplan_step *step, Binding<const float> x,
   float sum = 0;
   for (int w = 0; w < C::threads / kWarp; ++w)
     sum += squares[w];
-  const float factor = rsqrtf(sum / C::features + float(C::epsilon));
+  return rsqrtf(sum / C::features + float(C::epsilon));
+}
+
+/// out[t] = x[t] / sqrt(mean(x[t]^2) + epsilon) * scale.
+template <class C>
+__device__ void rms_norm(const moeplan_step *step, Binding<const float> x,
+                         Binding<const float> scale, Binding<float> out) {
+  if (blockIdx.y >= step->token_count)
+    return;
+  const float *row = x + int64_t(blockIdx.y) * C::features;
+  const float factor = normFactor<C>(row);
   for (int i = threadIdx.x; i < C::features; i += C::threads)
     out[int64_t(blockIdx.y) * C::features + i] = row[i] * factor * scale[i];
+}
+
+/// out[t] = norm(x[t]), or x[t] without a norm: bf16 [roundedColumns(features)] (rounded.cuh).
+template <class C>
+__device__ void rounded_rows(const moeplan_step *step, Binding<const float> x,
+                             Binding<const float> scale, Binding<uint16_t> out) {
+  constexpr int kColumns = C::features, kStride = roundedColumns(kColumns);
+  if (blockIdx.y >= step->token_count)
+    return;
+  const float *row = x + int64_t(blockIdx.y) * kColumns;
+  float factor = 1;
+  if constexpr (C::normalize != 0)
+    factor = normFactor<C>(row);
+  for (int first = 4 * int(threadIdx.x); first < kStride; first += 4 * C::threads) {
+    float four[4];
+    for (int i = 0; i < 4; ++i)
+      four[i] = first + i >= kColumns ? 0.0f
+                : C::normalize        ? row[first + i] * factor * scale[first + i]
+                                      : row[first + i];
+    storeRounded(out + int64_t(blockIdx.y) * kStride + first, four);
+  }
 }
 
 /// y = x + z.

@@ -38,65 +38,89 @@ __device__ inline void rotate(float angle, float &a, float &b) {
   a = rotated;
 }
 
-/// A block of threads: rows i .. i + 15 and those `head_dim` / 2 behind them, which rotate
-/// together, of one head of q, k or v, for 8 * token_tiles tokens. keys, values: bf16
-/// [num_kv_heads] [kv_capacity][head_dim]. Sets all counters to 0.
+/// Sets all counters to 0, by the first block.
+template <class C> __device__ inline void clearCounters(uint32_t *counters) {
+  if (blockIdx.x == 0)
+    for (int i = threadIdx.x; i < C::max_tokens * C::num_kv_heads + 1; i += C::threads)
+      counters[i] = 0;
+}
+
+/// 32 rows of wq, wk or wv that rotate together: `begin` .. `begin` + 15 of a head and those
+/// head_dim / 2 behind them.
+template <class C> struct HeadRows {
+  static constexpr int kDim = C::head_dim, kHeads = C::num_heads, kKvHeads = C::num_kv_heads;
+  static constexpr int kOfHead = kDim / kRowsPerWarp;
+  static constexpr int kParts = (kHeads + 2 * kKvHeads) * kOfHead; ///< of all heads of all three
+  static_assert(kDim % kRowsPerWarp == 0, "a rotation pairs rows of two tiles");
+  enum Kind { kQuery, kKey, kValue } kind;
+  int head, begin;
+
+  __device__ HeadRows(int part) {
+    head = part / kOfHead;
+    begin = part % kOfHead * MOEPLAN_TILE_ROWS;
+    kind = head < kHeads ? kQuery : head < kHeads + kKvHeads ? kKey : kValue;
+    head -= kind == kQuery ? 0 : kind == kKey ? kHeads : kHeads + kKvHeads;
+  }
+  __device__ const void *choose(const void *wq, const void *wk, const void *wv) const {
+    return kind == kQuery ? wq : kind == kKey ? wk : wv;
+  }
+  __device__ int firstTile() const { return (head * kDim + begin) / MOEPLAN_TILE_ROWS; }
+  __device__ int secondTile() const { return firstTile() + kDim / 2 / MOEPLAN_TILE_ROWS; }
+  __device__ int64_t weightRows() const {
+    return int64_t(kind == kQuery ? kHeads : kKvHeads) * kDim;
+  }
+  /// Where a token's head begins in q, or in the cache: bf16 [num_kv_heads][capacity][head_dim].
+  __device__ float *query(float *q, int64_t token) const {
+    return q + (token * kHeads + head) * kDim;
+  }
+  __device__ uint16_t *cached(uint16_t *keys, uint16_t *values, uint64_t capacity,
+                              uint64_t position) const {
+    return (kind == kKey ? keys : values) + (uint64_t(head) * capacity + position) * kDim;
+  }
+};
+
+/// A block of threads: HeadRows for 8 * token_tiles tokens. keys, values: bf16
+/// [num_kv_heads][kv_capacity][head_dim]. Sets all counters to 0.
 template <class C>
 __device__ void qkv(const moeplan_step *step, Binding<const float> x, Binding<const float> scale,
                     Binding<const void> wq, Binding<const void> wk, Binding<const void> wv,
                     Binding<uint16_t> keys, Binding<uint16_t> values, Binding<float> q,
                     Binding<uint32_t> counters) {
-  constexpr int kColumns = C::in_features, kDim = C::head_dim, kHalf = kDim / 2;
-  constexpr int kHeads = C::num_heads, kKvHeads = C::num_kv_heads;
-  constexpr int kParts = kDim / kRowsPerWarp, kRowBlocks = (kHeads + 2 * kKvHeads) * kParts;
-  static_assert(kDim % kRowsPerWarp == 0, "a rotation pairs rows of two tiles");
+  constexpr int kColumns = C::in_features, kHalf = C::head_dim / 2;
+  constexpr int kRowBlocks = HeadRows<C>::kParts;
   using Rows = Product<C::threads, kColumns, C::normalize != 0, C::max_tokens == 1>;
   __shared__ typename Rows::Shared shared;
   Rows product{shared};
-  if (blockIdx.x == 0)
-    for (int i = threadIdx.x; i < C::max_tokens * kKvHeads + 1; i += C::threads)
-      counters[i] = 0;
-  const int block = int(blockIdx.x) % kRowBlocks, begin = block % kParts * MOEPLAN_TILE_ROWS;
-  int head = block / kParts;
-  enum {
-    kQuery,
-    kKey,
-    kValue
-  } kind = head < kHeads              ? kQuery
-           : head < kHeads + kKvHeads ? kKey
-                                      : kValue;
-  head -= kind == kQuery ? 0 : kind == kKey ? kHeads : kHeads + kKvHeads;
-  const void *weight = kind == kQuery ? wq.pointer : kind == kKey ? wk.pointer : wv.pointer;
-  const int tile = (head * kDim + begin) / MOEPLAN_TILE_ROWS;
+  clearCounters<C>(counters);
+  const HeadRows<C> rows(int(blockIdx.x) % kRowBlocks);
   for (int part = 0; part < C::token_tiles; ++part) {
     const uint32_t first = (blockIdx.x / kRowBlocks * C::token_tiles + part) * kProductTokens;
     if (first >= step->token_count)
       break;
     const uint32_t own = first + (Rows::kTokens == 1 ? 0 : lane() / 4);
     const float *row = own < step->token_count ? x + int64_t(own) * kColumns : nullptr;
-    product.template multiply<1ll << C::weight_format>(
-        0, weight, C::weight_format, tile, tile + kHalf / MOEPLAN_TILE_ROWS,
-        int64_t(kind == kQuery ? kHeads : kKvHeads) * kDim, row, scale);
+    product.template multiply<1ll << C::weight_format>(0, rows.choose(wq, wk, wv), C::weight_format,
+                                                       rows.firstTile(), rows.secondTile(),
+                                                       rows.weightRows(), row, scale);
     __syncthreads();
     for (int i = threadIdx.x; i < Rows::kSums / 2; i += C::threads) {
-      const int token = i % Rows::kTokens, r = begin + i / Rows::kTokens;
+      const int token = i % Rows::kTokens, r = rows.begin + i / Rows::kTokens;
       if (first + token >= step->token_count)
         continue;
       const float factor = product.factor(token, C::epsilon);
       float a = product.sum(0, i) * factor, b = product.sum(0, i + Rows::kSums / 2) * factor;
       const uint64_t position = step->position + first + token;
-      if (kind != kValue)
+      if (rows.kind != HeadRows<C>::kValue)
         rotate(float(position) * inverseFrequencies<C>.at[r], a, b);
-      if (kind == kQuery) {
-        float *out = q + (int64_t(first + token) * kHeads + head) * kDim;
+      if (rows.kind == HeadRows<C>::kQuery) {
+        float *out = rows.query(q, first + token);
         out[r] = a;
         out[r + kHalf] = b;
       } else {
-        uint16_t *cache = kind == kKey ? keys.pointer : values.pointer;
-        cache += (uint64_t(head) * step->kv_capacity + position) * kDim;
+        uint16_t *out = rows.cached(keys, values, step->kv_capacity, position);
         const uint32_t pair = toBf16Pair(a, b);
-        cache[r] = uint16_t(pair);
-        cache[r + kHalf] = uint16_t(pair >> 16);
+        out[r] = uint16_t(pair);
+        out[r + kHalf] = uint16_t(pair >> 16);
       }
     }
     __syncthreads();

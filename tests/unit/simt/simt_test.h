@@ -50,6 +50,45 @@ inline double dotProduct(const Weights &w, int64_t row, const float *x, const fl
   return sum;
 }
 
+/// The same as kernels for prompts compute it: of weights that are rounded to bf16, too, and of
+/// `x`, which is bf16 already.
+inline double roundedProduct(const Weights &w, int64_t row, const float *x, double &magnitude) {
+  double sum = 0;
+  magnitude = 0;
+  for (int64_t k = 0; k < w.columns; ++k) {
+    const double product = roundedToBf16(w.at(row, k)) * double(x[k]);
+    sum += product;
+    magnitude += std::fabs(product);
+  }
+  return sum;
+}
+
+/// Rows of activations that are bf16, as numbers and in the layout of kernels/cuda/rounded.cuh.
+struct RoundedRows {
+  RoundedRows(RandomNumbers &random, int64_t rows, int64_t features) {
+    for (float value : random.floats(rows * features))
+      numbers.push_back(float(roundedToBf16(value)));
+    pack(features);
+  }
+  RoundedRows(std::vector<float> values, int64_t features) : numbers(std::move(values)) {
+    pack(features);
+  }
+  std::vector<float> numbers;
+  std::vector<uint16_t> packed;
+
+private:
+  void pack(int64_t features) {
+    constexpr int kPlaces[4] = {0, 2, 1, 3};
+    const int64_t stride = (features + 31) / 32 * 32;
+    packed.resize(numbers.size() / features * stride);
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      const int64_t column = int64_t(i) % features;
+      packed[int64_t(i) / features * stride + column / 4 * 4 + kPlaces[column % 4]] =
+          uint16_t(toBf16(numbers[i]));
+    }
+  }
+};
+
 /// 1 / sqrt(mean(x^2) + epsilon).
 inline double normFactor(const float *x, int64_t features, double epsilon) {
   double squares = 0;
