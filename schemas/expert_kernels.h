@@ -1,5 +1,5 @@
-// Which linears of an expert each kernel reads through an expert table: what the compiler proves and
-// the runtime checks of a plan's formats rests on it.
+// Which linears of an expert each kernel reads through an expert table: what the compiler proves
+// and the runtime checks of a plan's formats rests on it.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ enum class Linear : uint16_t { w1 = 0, w3 = 1, w2 = 2 };
 inline constexpr Linear kLinears[] = {Linear::w1, Linear::w3, Linear::w2};
 inline constexpr const char *kLinearNames[] = {"w1", "w3", "w2"}; ///< by Linear
 
-/// A micro-kernel that has an expert table among its operands; `formats` is its constant for the set
-/// of formats it was made for.
+/// A micro-kernel that has an expert table among its operands; `formats` is its constant for the
+/// set of formats it was made for.
 struct ExpertKernel {
   std::string_view implementation;
   bool linears[3]; ///< by Linear
@@ -22,7 +22,9 @@ struct ExpertKernel {
 };
 
 inline constexpr ExpertKernel kExpertKernels[] = {{"experts_gate_up", {true, true, false}},
-                                                  {"experts_down", {false, false, true}}};
+                                                  {"experts_gate_up_prompt", {true, true, false}},
+                                                  {"experts_down", {false, false, true}},
+                                                  {"experts_down_prompt", {false, false, true}}};
 
 inline constexpr const ExpertKernel *findExpertKernel(std::string_view implementation) {
   for (const ExpertKernel &kernel : kExpertKernels)

@@ -24,7 +24,12 @@ bool isNarrow(int64_t formats) {
   });
 }
 
-/// Expands one placed function into one program of CUDA kernels: six launches a layer.
+/// bf16 elements of a row of activations that a product of a prompt reads
+/// (kernels/cuda/rounded.cuh).
+int64_t roundedColumns(int64_t columns) { return llvm::alignTo(columns, MOEPLAN_BLOCK_COLUMNS); }
+
+/// Expands one placed function into one program of CUDA kernels: six launches a layer, ten where
+/// many tokens make it worth while to round and to gather rows for tensor cores first.
 class CudaConverter : public ConverterBase {
 public:
   CudaConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
@@ -38,13 +43,20 @@ private:
   using ConverterBase::convert;
 
   int64_t maxTokens() const { return program.maxTokens(); }
-  /// Tiles of 8 tokens that a block takes through the weights it has read: few enough to share out.
-  int64_t tokenTiles() const { return maxTokens() <= kTileTokens ? 1 : 4; }
-  /// Blocks of a product with `rows` rows of a weight.
-  Grid productGrid(int64_t rows) const {
-    return {int64_t(llvm::divideCeil(rows, kBlockRows) *
-                    llvm::divideCeil(maxTokens(), kTileTokens * tokenTiles()))};
+  /// Whether products take tiles of many tokens (kernels/cuda/matrix.cuh).
+  bool isPrompt() const { return maxTokens() > kTileTokens; }
+  /// Tokens of such a tile, and threads of its blocks: fewer where there are few tiles to share
+  /// out.
+  static constexpr int64_t kPromptTile = 64;
+  KernelConstant promptThreads() const {
+    return {"threads", int64_t(maxTokens() <= kPromptTile ? 64 : 128)};
   }
+  Grid promptGrid(int64_t rows) const {
+    return {int64_t(llvm::divideCeil(rows, promptThreads().integer) *
+                    llvm::divideCeil(maxTokens(), kPromptTile))};
+  }
+  /// Blocks of a product with `rows` rows of a weight, for few tokens.
+  Grid productGrid(int64_t rows) const { return {int64_t(llvm::divideCeil(rows, kBlockRows))}; }
   /// Parts of the context that blocks take through attention beside each other: a single token has
   /// too few heads to fill a device.
   int64_t splits() const { return maxTokens() == 1 ? 16 : maxTokens() <= kTileTokens ? 4 : 1; }
@@ -59,24 +71,47 @@ private:
                      program.tokenGrid(), {read(from.rows), read(from.scale), write(rows)});
   }
 
+  /// The rows of `x`, normalised and rounded for the products of a prompt.
+  Value roundedRows(const Source &x, int64_t width) {
+    Value rows = program.alloc(maxTokens() * roundedColumns(width) * sizeof(uint16_t));
+    program.dispatch(
+        "rounded_rows",
+        {{"features", width}, {"normalize", x.normalize()}, {"epsilon", x.epsilon}, kThreads},
+        program.tokenGrid(), {read(x.rows), read(x.scaleOrRows()), write(rows)});
+    return rows;
+  }
+
   /// y (+)= w x.
   void linear(const Source &x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out,
               bool accumulate, bool logits) {
     Value w = weight(symbol, matrixFormat);
-    program.dispatch(
-        "linear",
-        {{"in_features", in},
-         {"out_features", out},
-         {"normalize", x.normalize()},
-         {"epsilon", x.epsilon},
-         {"weight_format", int64_t(format(matrixFormat).id)},
-         {"accumulate", int64_t(accumulate)},
-         {"logits_rows", int64_t(logits)},
-         {"max_tokens", maxTokens()},
-         {"token_tiles", tokenTiles()},
-         kThreads},
-        productGrid(out),
-        {read(x.rows), read(x.scaleOrRows()), read(w), accumulate ? readWrite(y) : write(y)});
+    const Operand result = accumulate ? readWrite(y) : write(y);
+    const KernelConstant weightFormat{"weight_format", int64_t(format(matrixFormat).id)};
+    const KernelConstant adds{"accumulate", int64_t(accumulate)};
+    const KernelConstant onlyWanted{"logits_rows", int64_t(logits)};
+    if (isPrompt())
+      program.dispatch("linear_prompt",
+                       {{"in_features", in},
+                        {"out_features", out},
+                        weightFormat,
+                        adds,
+                        onlyWanted,
+                        {"max_tokens", maxTokens()},
+                        {"tile_tokens", kPromptTile},
+                        promptThreads()},
+                       promptGrid(out), {read(roundedRows(x, in)), read(w), result});
+    else
+      program.dispatch("linear",
+                       {{"in_features", in},
+                        {"out_features", out},
+                        {"normalize", x.normalize()},
+                        {"epsilon", x.epsilon},
+                        weightFormat,
+                        adds,
+                        onlyWanted,
+                        {"max_tokens", maxTokens()},
+                        kThreads},
+                       productGrid(out), {read(x.rows), read(x.scaleOrRows()), read(w), result});
   }
 
   void convert(moe::EmbeddingOp op) { convertEmbedding(op, kThreads); }
@@ -95,21 +130,27 @@ private:
     Value partial = program.activation(heads * splits() * (dim + 2));
     Value wq = weight(op.getQAttr(), matrixFormat), wk = weight(op.getKAttr(), matrixFormat),
           wv = weight(op.getVAttr(), matrixFormat);
-    program.dispatch("qkv",
-                     {{"in_features", hidden},
-                      {"num_heads", heads},
-                      {"num_kv_heads", kvHeads},
-                      {"head_dim", dim},
-                      {"normalize", x.normalize()},
-                      {"epsilon", x.epsilon},
-                      {"log_theta", std::log(op.getRopeTheta().convertToDouble())},
-                      {"weight_format", int64_t(format(matrixFormat).id)},
-                      {"max_tokens", maxTokens()},
-                      {"token_tiles", tokenTiles()},
-                      kThreads},
-                     productGrid((heads + 2 * kvHeads) * dim),
-                     {read(x.rows), read(x.scaleOrRows()), read(wq), read(wk), read(wv),
-                      readWrite(keys), readWrite(values), write(q), write(counters)});
+    SmallVector<KernelConstant> constants{
+        {"in_features", hidden},
+        {"num_heads", heads},
+        {"num_kv_heads", kvHeads},
+        {"head_dim", dim},
+        {"log_theta", std::log(op.getRopeTheta().convertToDouble())},
+        {"weight_format", int64_t(format(matrixFormat).id)},
+        {"max_tokens", maxTokens()}};
+    SmallVector<Operand> operands;
+    if (isPrompt()) {
+      constants.append({{"tile_tokens", kPromptTile}, promptThreads()});
+      operands.push_back(read(roundedRows(x, hidden)));
+    } else {
+      constants.append({{"normalize", x.normalize()}, {"epsilon", x.epsilon}, kThreads});
+      operands.append({read(x.rows), read(x.scaleOrRows())});
+    }
+    operands.append({read(wq), read(wk), read(wv), readWrite(keys), readWrite(values), write(q),
+                     write(counters)});
+    const int64_t rows = (heads + 2 * kvHeads) * dim;
+    program.dispatch(isPrompt() ? "qkv_prompt" : "qkv", constants,
+                     isPrompt() ? promptGrid(rows) : productGrid(rows), operands);
     program.dispatch(
         "attention",
         {{"num_heads", heads},
@@ -149,12 +190,8 @@ private:
                       write(made.slotWeight)});
   }
 
-  void convert(moe::ExpertsOp op) {
-    const ExpertsShape shape = shapeOf(op);
-    const ExpertFormats formats = formatsOf(op);
-    const Groups grouped = groups.lookup(op.getIds());
-    const Source x = source(op.getX());
-    Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
+  void decodeExperts(const ExpertsShape &shape, const ExpertFormats &formats, const Source &x,
+                     const Groups &grouped, Value table, const Operand &result) {
     Value h = program.activation(shape.topK * shape.intermediate);
     program.dispatch("experts_gate_up",
                      {{"features", shape.hidden},
@@ -165,27 +202,85 @@ private:
                       {"normalize", x.normalize()},
                       {"epsilon", x.epsilon},
                       {"max_tokens", maxTokens()},
-                      {"token_tiles", tokenTiles()},
                       {"threads", expertThreads(formats.up, 128)}},
                      {int64_t(llvm::divideCeil(shape.intermediate, kBlockRows)) *
                       std::min(shape.numExperts, maxTokens() * shape.topK)},
                      {read(x.rows), read(x.scaleOrRows()), read(table), read(grouped.expertBegin),
                       read(grouped.slotToken), write(h)});
-    Value out = resultBuffer(op, op.getResidual(), op.getResult());
     program.dispatch("experts_down",
                      {{"features", shape.hidden},
                       {"intermediate", shape.intermediate},
                       {"num_experts", shape.numExperts},
                       {"top_k", shape.topK},
                       {"formats", formats.down},
-                      {"accumulate", int64_t(bool(op.getResidual()))},
+                      {"accumulate", int64_t(result.access == plan::Access::ReadWrite)},
                       {"max_tokens", maxTokens()},
-                      {"token_tiles", tokenTiles()},
                       {"threads", expertThreads(formats.down, 512)}},
-                     {int64_t(llvm::divideCeil(shape.hidden, kBlockRows) *
-                              llvm::divideCeil(maxTokens(), kTileTokens))},
+                     productGrid(shape.hidden),
                      {read(h), read(table), read(grouped.expertBegin), read(grouped.slotToken),
-                      read(grouped.slotWeight), op.getResidual() ? readWrite(out) : write(out)});
+                      read(grouped.slotWeight), result});
+  }
+
+  void promptExperts(const ExpertsShape &shape, const ExpertFormats &formats, const Source &x,
+                     const Groups &grouped, Value table, const Operand &result) {
+    const int64_t slots = maxTokens() * shape.topK;
+    // As many tokens as an expert has on average: a tile's products are made whether it is full or
+    // not.
+    const int64_t tokens = std::clamp<int64_t>(
+        llvm::PowerOf2Ceil(llvm::divideCeil(slots, shape.numExperts)), 16, kPromptTile);
+    const int64_t tiles = slots / tokens + std::min(shape.numExperts, slots);
+    const KernelConstant tile{"tile_tokens", tokens}, threads{"threads", int64_t(128)};
+    const auto grid = [&](int64_t rows, int64_t ofBlock) {
+      return Grid{int64_t(llvm::divideCeil(rows, ofBlock)) * tiles};
+    };
+    Value rows = roundedRows(x, shape.hidden);
+    Value h = program.alloc(slots * roundedColumns(shape.intermediate) * sizeof(uint16_t));
+    program.dispatch(
+        "experts_gate_up_prompt",
+        {{"features", shape.hidden},
+         {"intermediate", shape.intermediate},
+         {"num_experts", shape.numExperts},
+         {"top_k", shape.topK},
+         {"formats", formats.up},
+         {"max_tokens", maxTokens()},
+         tile,
+         threads},
+        grid(shape.intermediate, threads.integer / 2),
+        {read(rows), read(table), read(grouped.expertBegin), read(grouped.slotToken), write(h)});
+    Value z = program.activation(shape.topK * shape.hidden);
+    program.dispatch("experts_down_prompt",
+                     {{"features", shape.hidden},
+                      {"intermediate", shape.intermediate},
+                      {"num_experts", shape.numExperts},
+                      {"top_k", shape.topK},
+                      {"formats", formats.down},
+                      {"max_tokens", maxTokens()},
+                      tile,
+                      threads},
+                     grid(shape.hidden, threads.integer),
+                     {read(h), read(table), read(grouped.expertBegin), write(z)});
+    program.dispatch("combine_experts",
+                     {{"features", shape.hidden},
+                      {"num_experts", shape.numExperts},
+                      {"accumulate", int64_t(result.access == plan::Access::ReadWrite)},
+                      kThreads},
+                     program.tokenGrid(),
+                     {read(z), read(grouped.expertBegin), read(grouped.slotToken),
+                      read(grouped.slotWeight), result});
+  }
+
+  void convert(moe::ExpertsOp op) {
+    const ExpertsShape shape = shapeOf(op);
+    const ExpertFormats formats = formatsOf(op);
+    const Groups grouped = groups.lookup(op.getIds());
+    const Source x = source(op.getX());
+    Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
+    Value out = resultBuffer(op, op.getResidual(), op.getResult());
+    const Operand result = op.getResidual() ? readWrite(out) : write(out);
+    if (isPrompt())
+      promptExperts(shape, formats, x, grouped, table, result);
+    else
+      decodeExperts(shape, formats, x, grouped, table, result);
     buffers[op.getResult()] = out;
   }
 

@@ -117,6 +117,20 @@ __device__ void experts_down_prompt(const moeplan_step *, Binding<const uint16_t
     }
 }
 
+/// The first slot of begin .. end - 1 whose token is `token` or behind it: an expert's slots are in
+/// the order of their tokens.
+__device__ inline uint32_t firstSlotFrom(const uint32_t *slotToken, uint32_t begin, uint32_t end,
+                                         uint32_t token) {
+  while (begin < end) {
+    const uint32_t middle = (begin + end) / 2;
+    if (slotToken[middle] < token)
+      begin = middle + 1;
+    else
+      end = middle;
+  }
+  return begin;
+}
+
 /// y[t] += the sum of weight_s * z[s] over the slots of token t. A block of threads is a token.
 template <class C>
 __device__ void combine_experts(const moeplan_step *step, Binding<const float> z,

@@ -35,9 +35,12 @@ __device__ inline const char *tileOf(const void *weight, int first, int second, 
 
 /// Sums of kWeights weights over the same activations. Row i of the 32 is row i % 16 of the first
 /// tile, then of the second.
-template <int kThreads, int kColumns, bool kScaled, bool kSingle, int kWeights = 1> struct Product {
+template <int kThreads, int kColumns, bool kScaled, int kMaxTokens, int kWeights = 1>
+struct Product {
+  static_assert(kMaxTokens <= kProductTokens);
   static constexpr int kWarps = kThreads / kWarp, kUnroll = 4;
-  /// Rows of activations: one promises that there is one token.
+  static constexpr bool kSingle = kMaxTokens == 1;
+  /// Rows of activations.
   static constexpr int kTokens = kSingle ? 1 : kProductTokens;
   static constexpr int kSums = kRowsPerWarp * kTokens;
 
@@ -48,8 +51,11 @@ template <int kThreads, int kColumns, bool kScaled, bool kSingle, int kWeights =
   };
   Shared &shared;
 
+  /// The row whose columns the lane prepares.
+  __device__ static int ownToken() { return kSingle ? 0 : lane() / 4; }
+
   /// Puts this warp's share of the sums into shared memory, as weight `index` of them. `row` is
-  /// that of the lane's token (lane / 4), or the only one where kSingle; null: zeros. Behind the
+  /// ownToken()'s; null: zeros. Behind the
   /// last weight, and before anything is read, the threads meet: synchronize().
   template <long long kFormats>
   __device__ void multiply(int index, const void *weight, int format, int firstTile, int secondTile,

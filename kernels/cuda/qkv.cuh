@@ -79,7 +79,7 @@ template <class C> struct HeadRows {
   }
 };
 
-/// A block of threads: HeadRows for 8 * token_tiles tokens. keys, values: bf16
+/// A block of threads: HeadRows for up to 8 tokens. keys, values: bf16
 /// [num_kv_heads][kv_capacity][head_dim]. Sets all counters to 0.
 template <class C>
 __device__ void qkv(const moeplan_step *step, Binding<const float> x, Binding<const float> scale,
@@ -87,43 +87,35 @@ __device__ void qkv(const moeplan_step *step, Binding<const float> x, Binding<co
                     Binding<uint16_t> keys, Binding<uint16_t> values, Binding<float> q,
                     Binding<uint32_t> counters) {
   constexpr int kColumns = C::in_features, kHalf = C::head_dim / 2;
-  constexpr int kRowBlocks = HeadRows<C>::kParts;
-  using Rows = Product<C::threads, kColumns, C::normalize != 0, C::max_tokens == 1>;
+  using Rows = Product<C::threads, kColumns, C::normalize != 0, C::max_tokens>;
   __shared__ typename Rows::Shared shared;
   Rows product{shared};
   clearCounters<C>(counters);
-  const HeadRows<C> rows(int(blockIdx.x) % kRowBlocks);
-  for (int part = 0; part < C::token_tiles; ++part) {
-    const uint32_t first = (blockIdx.x / kRowBlocks * C::token_tiles + part) * kProductTokens;
-    if (first >= step->token_count)
-      break;
-    const uint32_t own = first + (Rows::kTokens == 1 ? 0 : lane() / 4);
-    const float *row = own < step->token_count ? x + int64_t(own) * kColumns : nullptr;
-    product.template multiply<1ll << C::weight_format>(0, rows.choose(wq, wk, wv), C::weight_format,
-                                                       rows.firstTile(), rows.secondTile(),
-                                                       rows.weightRows(), row, scale);
-    __syncthreads();
-    for (int i = threadIdx.x; i < Rows::kSums / 2; i += C::threads) {
-      const int token = i % Rows::kTokens, r = rows.begin + i / Rows::kTokens;
-      if (first + token >= step->token_count)
-        continue;
-      const float factor = product.factor(token, C::epsilon);
-      float a = product.sum(0, i) * factor, b = product.sum(0, i + Rows::kSums / 2) * factor;
-      const uint64_t position = step->position + first + token;
-      if (rows.kind != HeadRows<C>::kValue)
-        rotate(float(position) * inverseFrequencies<C>.at[r], a, b);
-      if (rows.kind == HeadRows<C>::kQuery) {
-        float *out = rows.query(q, first + token);
-        out[r] = a;
-        out[r + kHalf] = b;
-      } else {
-        uint16_t *out = rows.cached(keys, values, step->kv_capacity, position);
-        const uint32_t pair = toBf16Pair(a, b);
-        out[r] = uint16_t(pair);
-        out[r + kHalf] = uint16_t(pair >> 16);
-      }
+  const HeadRows<C> rows(int(blockIdx.x));
+  const int own = Rows::ownToken(), live = int(step->token_count);
+  product.template multiply<1ll << C::weight_format>(
+      0, rows.choose(wq, wk, wv), C::weight_format, rows.firstTile(), rows.secondTile(),
+      rows.weightRows(), own < live ? x + int64_t(own) * kColumns : nullptr, scale);
+  __syncthreads();
+  for (int i = threadIdx.x; i < Rows::kSums / 2; i += C::threads) {
+    const int token = i % Rows::kTokens, r = rows.begin + i / Rows::kTokens;
+    if (token >= live)
+      continue;
+    const float factor = product.factor(token, C::epsilon);
+    float a = product.sum(0, i) * factor, b = product.sum(0, i + Rows::kSums / 2) * factor;
+    const uint64_t position = step->position + token;
+    if (rows.kind != HeadRows<C>::kValue)
+      rotate(float(position) * inverseFrequencies<C>.at[r], a, b);
+    if (rows.kind == HeadRows<C>::kQuery) {
+      float *out = rows.query(q, token);
+      out[r] = a;
+      out[r + kHalf] = b;
+    } else {
+      uint16_t *out = rows.cached(keys, values, step->kv_capacity, position);
+      const uint32_t pair = toBf16Pair(a, b);
+      out[r] = uint16_t(pair);
+      out[r + kHalf] = uint16_t(pair >> 16);
     }
-    __syncthreads();
   }
 }
 

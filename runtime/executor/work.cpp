@@ -78,7 +78,7 @@ moeplan_work operandRows(const Call &call) {
   return norm(call.rows(), call.constant("features"), call.constant("normalize") != 0);
 }
 
-/// `linear`, and `vector_linear` with its norm.
+/// `linear`, `vector_linear` with its norm, and `linear_prompt`.
 moeplan_work linear(const Call &call) {
   return sum({product(call.rows(), call.constant("out_features"), call.constant("in_features"),
                       call.constant("weight_format")),
@@ -171,16 +171,21 @@ constexpr CountedKernel kCountedKernels[] = {
     {"embedding", embedding},
     {"rms_norm", rmsNorm},
     {"operand", operandRows},
+    {"rounded_rows", operandRows},
     {"linear", linear},
+    {"linear_prompt", linear},
     {"vector_linear", linear},
     {"vector_qkv", vectorQkv},
     {"qkv", qkv},
+    {"qkv_prompt", qkv},
     {"attention", attention},
     {"vector_attention", attention},
     {"router", router},
     {"vector_router", router},
     {"experts_gate_up", expertsGateUp},
+    {"experts_gate_up_prompt", expertsGateUp},
     {"experts_down", expertsDown},
+    {"experts_down_prompt", expertsDown},
 };
 
 } // namespace

@@ -114,8 +114,7 @@ class Experts:
         options = ("-std=c++20", "-default-device", f"-I{include}", f"-I{ROOT / 'schemas'}",
                    f"-I{ROOT / 'kernels/cuda'}")
         shape = {"features": features, "intermediate": intermediate, "num_experts": 8, "max_tokens": max_tokens,
-                 "formats": sum(1 << FORMATS[f] for f in set(formats)), "top_k": 2,
-                 "token_tiles": 1}
+                 "formats": sum(1 << FORMATS[f] for f in set(formats)), "top_k": 2}
         self.threads = {"experts_gate_up": up_threads, "experts_down": down_threads}
         self.kernels = {}
         for name, parameters, more in (("experts_gate_up", GATE_UP, {"normalize": 1, "epsilon": 1e-5}),

@@ -19,21 +19,22 @@ moe.weight @gate : tensor<2x64xbf16> source "gate" in "model.safetensors" at 327
 moe.weight @up : tensor<80x64xbf16> source "up" in "model.safetensors" at 65536
 moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 131072
 
-// A kernel takes 32 rows of a weight a block and, of many tokens, 32 of them. One token's context is
-// split among 16 blocks a head, that of up to 8 tokens among 4. Where all formats have at most 4 bits
-// (8256 is {int4g32, int2g64}), the experts' blocks for one token have twice the threads.
-// KERNEL-DAG: plan.kernel @cuda_qkv_64_2_1_32_1_2_1_1_256 implements "qkv" machine cuda {epsilon = {{.*}}, head_dim = 32 : i64, in_features = 64 : i64, log_theta = 13.81{{[0-9]*}} : f64, max_tokens = 1 : i64, normalize = 1 : i64, num_heads = 2 : i64, num_kv_heads = 1 : i64, threads = 256 : i64, token_tiles = 1 : i64, weight_format = 2 : i64}
+// A kernel for up to 8 tokens takes 32 rows of a weight a block. One token's context is among 16 blocks a head, that of up to 8 tokens among 4. Where all formats have at most 4 bits (8256 is
+// {int4g32, int2g64}), the experts' blocks for one token have twice the threads.
+// KERNEL-DAG: plan.kernel @cuda_qkv_64_2_1_32_2_1_1_256 implements "qkv" machine cuda {epsilon = {{.*}}, head_dim = 32 : i64, in_features = 64 : i64, log_theta = 13.81{{[0-9]*}} : f64, max_tokens = 1 : i64, normalize = 1 : i64, num_heads = 2 : i64, num_kv_heads = 1 : i64, threads = 256 : i64, weight_format = 2 : i64}
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_16_1_128 implements "attention" machine cuda {{.*}}splits = 16 : i64, threads = 128 : i64}
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_4_8_128 {{.*}}splits = 4 : i64
 // KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_1_64_128 {{.*}}splits = 1 : i64
 // KERNEL-DAG: plan.kernel @cuda_router_64_2_1_1_8_8_256 implements "router" machine cuda {counter_index = 8 : i64, epsilon = {{.*}}, features = 64 : i64, max_tokens = 8 : i64,
-// KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_1_1_256 {{.*}}formats = 8256 : i64{{.*}}threads = 256 : i64
-// KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_8_1_128 {{.*}}threads = 128 : i64
-// KERNEL-DAG: plan.kernel @cuda_experts_down_64_80_2_1_4_1_1_1_512 {{.*}}formats = 4 : i64{{.*}}threads = 512 : i64
+// KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_1_256 {{.*}}formats = 8256 : i64{{.*}}threads = 256 : i64
+// KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_8_128 {{.*}}threads = 128 : i64
+// KERNEL-DAG: plan.kernel @cuda_experts_down_64_80_2_1_4_1_1_512 {{.*}}formats = 4 : i64{{.*}}threads = 512 : i64
 
 // The programs for CPUs come first. Then six launches a layer: the norm is part of what reads it, the
 // counters that qkv clears tell attention which block is the last of a head, and the router which is the
-// last of all; the residual is added in place.
+// last of all; the residual is added in place. Of many tokens, products take tiles: 64 of them, of an
+// expert as many as it has on average; their rows are rounded and gathered before, and the experts' sums
+// put together behind.
 // CHECK-LABEL: plan.plan @whole
 // CHECK:      plan.program @decode max_tokens 1 memory host
 // CHECK:      plan.program @prefill_4 max_tokens 4 memory host
@@ -43,22 +44,32 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // CHECK:        %[[KEYS:.*]] = plan.resource keys 0 : <device>
 // CHECK:        %[[VALUES:.*]] = plan.resource values 0 : <device>
 // CHECK:        plan.alloc 8 offset {{[0-9]+}} : <device>
-// CHECK:        plan.dispatch @cuda_qkv_64_2_1_32_1_2_1_1_256 tiles 4 (read %[[X]], read %[[NORM]], read %{{.*}}, read %{{.*}}, read %{{.*}}, read_write %[[KEYS]], read_write %[[VALUES]], write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_qkv_64_2_1_32_2_1_1_256 tiles 4 (read %[[X]], read %[[NORM]], read %{{.*}}, read %{{.*}}, read %{{.*}}, read_write %[[KEYS]], read_write %[[VALUES]], write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_attention_2_1_32_0_16_1_128 tiles 16 per_token (read %[[Q]], read %[[KEYS]], read %[[VALUES]], write %{{.*}}, read_write %[[COUNTERS]], write %[[ATTENDED:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_linear_64_64_0_2_1_0_1_1_256 tiles 2 (read %[[ATTENDED]], read %[[ATTENDED]], read %{{.*}}, read_write %[[X]])
+// CHECK:        plan.dispatch @cuda_linear_64_64_0_2_1_0_1_256 tiles 2 (read %[[ATTENDED]], read %[[ATTENDED]], read %{{.*}}, read_write %[[X]])
 // CHECK:        plan.dispatch @cuda_router_64_2_1_1_1_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, read %{{.*}}, write %{{.*}}, write %{{.*}}, read_write %[[COUNTERS]], write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
 // CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <device>
-// CHECK:        plan.dispatch @cuda_experts_gate_up_64_80_2_1_8256_1_1_1_256 tiles 3 (read %[[X]], read %{{.*}}, read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], write %[[H:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_experts_down_64_80_2_1_4_1_1_1_512 tiles 2 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], read_write %[[X]])
+// CHECK:        plan.dispatch @cuda_experts_gate_up_64_80_2_1_8256_1_1_256 tiles 3 (read %[[X]], read %{{.*}}, read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], write %[[H:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_experts_down_64_80_2_1_4_1_1_512 tiles 2 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], read_write %[[X]])
 // CHECK:        %[[LOGITS:.*]] = plan.resource logits 0 bytes 128 : <device>
-// CHECK:        plan.dispatch @cuda_linear_64_32_1_2_0_1_1_1_256 tiles 1 (read %[[X]], read %{{.*}}, read %{{.*}}, write %[[LOGITS]])
+// CHECK:        plan.dispatch @cuda_linear_64_32_1_2_0_1_1_256 tiles 1 (read %[[X]], read %{{.*}}, read %{{.*}}, write %[[LOGITS]])
 // CHECK-NOT:    plan.dispatch
 // CHECK:      plan.program @device_decode_8 max_tokens 8 memory device
 // CHECK:        plan.dispatch @cuda_experts_gate_up_{{.*}} tiles 6 (
 // CHECK:      plan.program @device_prefill_64 max_tokens 64 memory device
-// CHECK:        plan.dispatch @cuda_qkv_64_2_1_32_1_2_64_4_256 tiles 8 (
-// CHECK:        plan.dispatch @cuda_experts_gate_up_{{.*}} tiles 6 (
-// CHECK:        plan.dispatch @cuda_experts_down_{{.*}} tiles 16 (
+// CHECK:        plan.dispatch @cuda_embedding_{{.*}} write %[[X:[0-9]+]]) :
+// CHECK:        plan.dispatch @cuda_rounded_rows_64_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, write %[[ROWS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_qkv_prompt_64_2_1_32_2_64_64_64 tiles 2 (read %[[ROWS]], {{.*}} write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_attention_{{.*}}(read %[[Q]], {{.*}}write %[[ATTENDED:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_rounded_rows_64_0_256 tiles 1 per_token (read %[[ATTENDED]], read %[[ATTENDED]], write %[[ROWS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_linear_prompt_64_64_2_1_0_64_64_64 tiles 1 (read %[[ROWS]], read %{{.*}}, read_write %[[X]])
+// CHECK:        plan.dispatch @cuda_router_{{.*}}read_write %[[COUNTERS]], write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_rounded_rows_64_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, write %[[ROWS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_experts_gate_up_prompt_64_80_2_1_8256_64_32_128 tiles 8 (read %[[ROWS]], read %[[TABLE:[0-9]+]], read %[[BEGIN]], read %[[SLOT]], write %[[H:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_experts_down_prompt_64_80_2_1_4_64_32_128 tiles 4 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], write %[[Z:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_combine_experts_64_2_1_256 tiles 1 per_token (read %[[Z]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], read_write %[[X]])
+// CHECK:        plan.dispatch @cuda_rounded_rows_64_1_256
+// CHECK:        plan.dispatch @cuda_linear_prompt_64_32_2_0_1_64_64_64 tiles 1
 func.func private @whole(%tokens: tensor<?xi32>) -> tensor<?x32xf32> attributes {moe.tier = "whole"} {
   %x = moe.embedding %tokens, @embedding : tensor<?xi32> -> tensor<?x64xf32>
   %n = moe.rms_norm %x, @norm epsilon 1.0e-05 : tensor<?x64xf32>
