@@ -24,7 +24,8 @@ struct ExpertKernel {
 inline constexpr ExpertKernel kExpertKernels[] = {{"experts_gate_up", {true, true, false}},
                                                   {"experts_gate_up_prompt", {true, true, false}},
                                                   {"experts_down", {false, false, true}},
-                                                  {"experts_down_prompt", {false, false, true}}};
+                                                  {"experts_down_prompt", {false, false, true}},
+                                                  {"fetch_experts", {false, false, false}}};
 
 inline constexpr const ExpertKernel *findExpertKernel(std::string_view implementation) {
   for (const ExpertKernel &kernel : kExpertKernels)

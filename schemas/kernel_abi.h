@@ -132,8 +132,31 @@ typedef struct moeplan_expert {
   uint16_t w1_format; /* enum moeplan_format */
   uint16_t w3_format;
   uint16_t w2_format;
-  uint16_t reserved;
+  uint16_t on_host; /* 1: in the host's memory, which kernels of a device read over a link */
 } moeplan_expert;
+
+/* Memory of a device that experts kept by the host are fetched to, for one layer. Kernels change
+ * what is in it; the rest is the runtime's. */
+typedef struct moeplan_expert_slot {
+  uint32_t expert;   /* of the layer, that is in it; MOEPLAN_NO_EXPERT: none */
+  uint32_t last_use; /* `clock` when it was used last */
+} moeplan_expert_slot;
+
+#define MOEPLAN_NO_EXPERT 0xffffffffu
+
+typedef struct moeplan_expert_slots {
+  const moeplan_expert *homes; /* [num_experts] where the plan keeps the layer's experts */
+  char *memory;                /* [count][slot_bytes], a multiple of 64 each */
+  moeplan_expert_slot *slots;  /* [count] */
+  uint64_t *totals;            /* [3] in the host's memory: the last three fields */
+  uint64_t slot_bytes;
+  uint32_t count;              /* at most num_experts */
+  uint32_t keeps;              /* 0: what is fetched is gone when the layer is done */
+  uint32_t clock;
+  uint32_t blocks_done;        /* of the kernel that runs; 0 between two */
+  uint64_t hits, misses;       /* experts on the host that tokens were routed to: in a slot, or not */
+  uint64_t miss_bytes;         /* that passed the link for these */
+} moeplan_expert_slots;
 
 /* A specialised kernel. Shapes and formats are constants inside it.
  *

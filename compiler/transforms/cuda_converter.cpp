@@ -14,6 +14,8 @@ namespace {
 /// Rows of a weight that a block multiplies, and tokens that it multiplies them with at a time
 /// (kernels/cuda/weights.cuh).
 constexpr int64_t kBlockRows = 32, kTileTokens = 8;
+/// Blocks that read over the link: enough loads under way to fill it.
+constexpr int64_t kFetchBlocks = 128;
 /// Threads of a block.
 const KernelConstant kThreads{"threads", int64_t(256)};
 
@@ -269,12 +271,34 @@ private:
                       read(grouped.slotWeight), result});
   }
 
+  /// Whether experts that are not on the device are copied there first.
+  bool fetches(moe::ExpertsOp op) const {
+    const auto miss = function->getAttrOfType<moe::MissAttr>(moe::kMissAttrName);
+    return miss &&
+           (miss.getStrategy() == moe::MissStrategy::Stream ||
+            miss.getStrategy() == moe::MissStrategy::Cached) &&
+           llvm::any_of(op.getExperts().getAsRange<moe::ExpertAttr>(), [](moe::ExpertAttr expert) {
+             return expert.getPlacement().getResidency() == moe::Residency::Host;
+           });
+  }
+
   void convert(moe::ExpertsOp op) {
     const ExpertsShape shape = shapeOf(op);
     const ExpertFormats formats = formatsOf(op);
     const Groups grouped = groups.lookup(op.getIds());
     const Source x = source(op.getX());
     Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
+    if (fetches(op))
+      program.dispatch(
+          "fetch_experts",
+          {{"features", shape.hidden},
+           {"intermediate", shape.intermediate},
+           {"num_experts", shape.numExperts},
+           {"formats", formats.up | formats.down},
+           kThreads},
+          {kFetchBlocks},
+          {readWrite(table), read(grouped.expertBegin),
+           readWrite(program.resource(plan::ResourceKind::ExpertSlots, op.getLayer()))});
     Value out = resultBuffer(op, op.getResidual(), op.getResult());
     const Operand result = op.getResidual() ? readWrite(out) : write(out);
     if (isPrompt())

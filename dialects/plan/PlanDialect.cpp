@@ -71,8 +71,17 @@ void PlanDialect::initialize() {
 bool plan::isWritable(Value buffer) {
   Operation *op = buffer.getDefiningOp();
   if (auto resource = dyn_cast<ResourceOp>(op))
-    return resource.getKind() == ResourceKind::Keys || resource.getKind() == ResourceKind::Values ||
-           resource.getKind() == ResourceKind::Logits;
+    switch (resource.getKind()) {
+    case ResourceKind::Keys:
+    case ResourceKind::Values:
+    case ResourceKind::Logits:
+    case ResourceKind::ExpertSlots:
+      return true;
+    case ResourceKind::Experts: // a device fetches experts by itself
+      return resource.getBuffer().getType().getMemory() == Memory::Device;
+    default:
+      return false;
+    }
   return isa<AllocOp>(op);
 }
 

@@ -45,7 +45,8 @@ def Plan_AccessArrayAttr : TypedArrayAttrBase<Plan_AccessAttr, "array of accesse
 def Plan_ResourceKind : Plan_Enum<"ResourceKind", "a buffer that outlives a program's run", [
     I32EnumAttrCase<"Keys", 2, "keys">, I32EnumAttrCase<"Values", 3, "values">,
     I32EnumAttrCase<"Experts", 4, "experts">, I32EnumAttrCase<"Tokens", 5, "tokens">,
-    I32EnumAttrCase<"Logits", 6, "logits">]>;
+    I32EnumAttrCase<"Logits", 6, "logits">,
+    I32EnumAttrCase<"ExpertSlots", 8, "expert_slots">]>;
 def Plan_ResourceKindAttr : EnumAttr<Plan_Dialect, Plan_ResourceKind, "resource">;
 
 def Plan_MissStrategy : Plan_Enum<

@@ -150,7 +150,8 @@ def Plan_WeightOp : Plan_Op<"weight", [
 def Plan_ResourceOp : Plan_Op<"resource", [HasParent<"ProgramOp">]> {
   let summary = "something of the session or the plan as an operand";
   let description = [{
-    `keys` and `values` are the KV cache of layer `index`, `experts` its expert table; `tokens` and
+    `keys` and `values` are the KV cache of layer `index`, `experts` its expert table, `expert_slots`
+    where a device fetches experts to; `tokens` and
     `logits` are the program's input and output and state their size in bytes.
 
     Example: `%k = plan.resource keys 3 : !plan.buffer<host>`

@@ -8,6 +8,7 @@
 #include "elementwise.cuh"
 #include "experts.cuh"
 #include "experts_prompt.cuh"
+#include "fetch.cuh"
 #include "linear.cuh"
 #include "linear_prompt.cuh"
 #include "qkv.cuh"

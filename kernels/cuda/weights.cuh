@@ -12,11 +12,14 @@ namespace moeplan {
 constexpr int kRowsPerWarp = 2 * MOEPLAN_TILE_ROWS;
 
 /// Bytes of a tile of 16 rows.
-template <int Format> constexpr int64_t tileBytes(int64_t columns) {
-  if (Format == MOEPLAN_FORMAT_BF16)
+constexpr int64_t tileBytes(int format, int64_t columns) {
+  if (format == MOEPLAN_FORMAT_BF16)
     return MOEPLAN_PAIRS(columns) * MOEPLAN_TILE_ROWS * 4;
-  const int64_t blocks = (columns + 31) / 32, group = moeplan_format_group_size(Format);
-  return blocks * moeplan_format_bits(Format) * 64 + (columns + group - 1) / group * 32;
+  const int64_t blocks = (columns + 31) / 32, group = moeplan_format_group_size(format);
+  return blocks * moeplan_format_bits(format) * 64 + (columns + group - 1) / group * 32;
+}
+template <int Format> constexpr int64_t tileBytes(int64_t columns) {
+  return tileBytes(Format, columns);
 }
 
 /// Four codes of a byte each to two pairs of bf16 integers, columns (0, 2) and (1, 3).

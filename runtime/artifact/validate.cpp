@@ -220,16 +220,25 @@ private:
     MOEPLAN_TRY(checkPlanFacts(model, plan));
     if (plan.programs()->size() == 0)
       return corrupt("no program");
-    MOEPLAN_TRY(checkPrograms(*plan.programs(), fb::Machine::cpu, kMaxTokens));
+    MOEPLAN_TRY(checkPrograms(*plan.programs(), {fb::Machine::cpu}, kMaxTokens));
     if (plan.device_programs() && plan.device_programs()->size() > 0) {
       if (model.kv_cache_format() != fb::KvFormat::bf16)
         return corrupt("device programs, but the KV cache is not bf16");
-      MOEPLAN_TRY(checkPrograms(*plan.device_programs(), fb::Machine::cuda, kMaxDeviceTokens));
+      const bool fetches = plan.miss_strategy() == fb::MissStrategy::stream ||
+                           plan.miss_strategy() == fb::MissStrategy::cached;
+      MOEPLAN_TRY(
+          checkPrograms(*plan.device_programs(), {fb::Machine::cuda, fetches}, kMaxDeviceTokens));
     }
     return checkKernelFormats(artifact, plan);
   }
 
-  Status checkPrograms(const Tables<fb::Program> &programs, fb::Machine machine, uint32_t limit) {
+  /// Where programs run, and whether there are slots to fetch experts to.
+  struct Target {
+    fb::Machine machine;
+    bool hasSlots = false;
+  };
+
+  Status checkPrograms(const Tables<fb::Program> &programs, const Target &target, uint32_t limit) {
     uint32_t previous = 0;
     for (const fb::Program *program : programs) {
       const uint32_t tokens = program->max_tokens();
@@ -237,12 +246,12 @@ private:
         return corrupt("programs are not in order of max_tokens, from 1");
       previous = tokens;
       MOEPLAN_TRY(
-          checkProgram(*program, machine).withContext("program '" + program->name()->str() + "'"));
+          checkProgram(*program, target).withContext("program '" + program->name()->str() + "'"));
     }
     return {};
   }
 
-  Status checkProgram(const fb::Program &program, fb::Machine machine) {
+  Status checkProgram(const fb::Program &program, const Target &target) {
     if (program.arena_bytes() > kMaxArenaBytes)
       return corrupt("arena of " + std::to_string(program.arena_bytes()) + " bytes");
     for (uint32_t i = 0; i < program.commands()->size(); ++i) {
@@ -250,10 +259,10 @@ private:
       Status status;
       switch (program.commands_type()->GetEnum<fb::Command>(i)) {
       case fb::Command::Dispatch:
-        status = checkDispatch(program, machine, *static_cast<const fb::Dispatch *>(command));
+        status = checkDispatch(program, target, *static_cast<const fb::Dispatch *>(command));
         break;
       case fb::Command::Copy:
-        status = checkCopy(program, *static_cast<const fb::Copy *>(command));
+        status = checkCopy(program, target, *static_cast<const fb::Copy *>(command));
         break;
       case fb::Command::Barrier:
         break;
@@ -265,11 +274,11 @@ private:
     return {};
   }
 
-  Status checkDispatch(const fb::Program &program, fb::Machine machine,
+  Status checkDispatch(const fb::Program &program, const Target &target,
                        const fb::Dispatch &dispatch) {
     if (dispatch.kernel() >= artifact.kernels()->size())
       return corrupt("no such kernel");
-    if (artifact.kernels()->Get(dispatch.kernel())->machine() != machine)
+    if (artifact.kernels()->Get(dispatch.kernel())->machine() != target.machine)
       return corrupt("its kernel is of another machine");
     if (!isAligned(*dispatch.bindings()))
       return corrupt("misaligned operands");
@@ -278,13 +287,13 @@ private:
     if (dispatch.tiles() == 0 || dispatch.tiles() > kMaxExtent)
       return corrupt("grid of " + std::to_string(dispatch.tiles()) + " tiles");
     for (const fb::Binding *binding : *dispatch.bindings())
-      MOEPLAN_TRY(checkBinding(program, *binding));
+      MOEPLAN_TRY(checkBinding(program, target, *binding));
     return {};
   }
 
-  Status checkCopy(const fb::Program &program, const fb::Copy &copy) {
-    MOEPLAN_TRY(checkBinding(program, *copy.source()));
-    MOEPLAN_TRY(checkBinding(program, *copy.target()));
+  Status checkCopy(const fb::Program &program, const Target &target, const fb::Copy &copy) {
+    MOEPLAN_TRY(checkBinding(program, target, *copy.source()));
+    MOEPLAN_TRY(checkBinding(program, target, *copy.target()));
     if (copy.source()->bytes() == 0 || copy.source()->bytes() != copy.target()->bytes())
       return corrupt("copies between different sizes");
     if (copy.target()->access() == fb::Access::read)
@@ -292,7 +301,8 @@ private:
     return {};
   }
 
-  Status checkBinding(const fb::Program &program, const fb::Binding &binding) {
+  Status checkBinding(const fb::Program &program, const Target &target,
+                      const fb::Binding &binding) {
     if (binding.access() > fb::Access::MAX)
       return corrupt("unknown access");
     uint64_t available = 0;
@@ -313,7 +323,10 @@ private:
       break;
     case fb::BindingKind::experts:
       valid = binding.index() < model.num_layers();
-      readOnly = true;
+      readOnly = target.machine == fb::Machine::cpu; // devices fetch experts by themselves
+      break;
+    case fb::BindingKind::expert_slots:
+      valid = binding.index() < model.num_layers() && target.hasSlots;
       break;
     case fb::BindingKind::tokens:
       available = uint64_t(program.max_tokens()) * sizeof(int32_t);

@@ -5,7 +5,7 @@
 namespace moeplan {
 
 uint64_t workingBytes(const Residency &residency, const fb::Plan &plan) {
-  return arenaBytesOf(plan) + MissHandler::slotBytes(residency, plan);
+  return arenaBytesOf(plan) + slotLayoutOf(residency, plan).bytes();
 }
 
 uint64_t countedWeightBytes(const Residency &residency, const fb::Plan &plan) {

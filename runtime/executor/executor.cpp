@@ -42,6 +42,8 @@ const std::byte *ProgramMemory::baseOf(const Artifact &artifact, const fb::Bindi
     return reinterpret_cast<const std::byte *>(experts + layer * artifact.model().num_experts());
   case fb::BindingKind::tokens:
     return reinterpret_cast<const std::byte *>(tokens);
+  case fb::BindingKind::expert_slots:
+    return expertSlots + layer * sizeof(moeplan_expert_slots);
   case fb::BindingKind::logits:
     break;
   }

@@ -22,6 +22,7 @@ struct ProgramMemory {
   uint64_t kvLayerBytes = 0;
   const moeplan_expert *experts = nullptr; ///< [num_layers * num_experts]
   int32_t *tokens = nullptr;               ///< [max_tokens]
+  const std::byte *expertSlots = nullptr;  ///< moeplan_expert_slots [num_layers], on a device
   /// Where a weight segment is; empty: where the artifact has it.
   std::function<const std::byte *(uint32_t segment)> weight = {};
 

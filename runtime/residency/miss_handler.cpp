@@ -16,7 +16,35 @@ std::array<uint32_t, 3> segmentsOf(const fb::Expert &expert) {
 
 uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+/// What an expert takes of a slot.
+uint64_t slotBytesOf(const Residency &residency, const fb::Expert &expert) {
+  uint64_t bytes = 0;
+  for (uint32_t segment : segmentsOf(expert))
+    bytes += aligned(residency.bytesOf(segment));
+  return bytes;
+}
+
+uint64_t slotCountOf(const Residency &residency, const fb::Plan &plan) {
+  switch (plan.miss_strategy()) {
+  case fb::MissStrategy::stream:
+    return kSwapBuffers;
+  case fb::MissStrategy::cached:
+    return uint64_t(plan.cache_slots()) * residency.artifact().model().num_layers();
+  default:
+    return 0;
+  }
+}
+
 } // namespace
+
+SlotLayout slotLayoutOf(const Residency &residency, const fb::Plan &plan) {
+  SlotLayout layout{slotCountOf(residency, plan), 0};
+  if (layout.count > 0)
+    for (const fb::Expert *expert : *plan.experts())
+      if (expert->residency() == fb::Residency::host)
+        layout.slotBytes = std::max(layout.slotBytes, slotBytesOf(residency, *expert));
+  return layout;
+}
 
 MissHandler::MissHandler(Residency &residency, const fb::Plan &plan,
                          std::span<moeplan_expert> table)
@@ -34,44 +62,18 @@ Result<std::unique_ptr<MissHandler>> MissHandler::create(Residency &residency, c
   return handler;
 }
 
-uint64_t MissHandler::bytesOf(const Residency &residency, const fb::Expert &expert) {
-  uint64_t bytes = 0;
-  for (uint32_t segment : segmentsOf(expert))
-    bytes += aligned(residency.bytesOf(segment));
-  return bytes;
-}
-
-uint64_t MissHandler::largestMiss(const Residency &residency, const fb::Plan &plan) {
-  uint64_t largest = 0;
-  for (const fb::Expert *expert : *plan.experts())
-    if (expert->residency() == fb::Residency::host)
-      largest = std::max(largest, bytesOf(residency, *expert));
-  return largest;
-}
-
-uint64_t MissHandler::slotCount(const Residency &residency, const fb::Plan &plan) {
-  switch (plan.miss_strategy()) {
-  case fb::MissStrategy::stream:
-    return kSwapBuffers;
-  case fb::MissStrategy::cached:
-    return uint64_t(plan.cache_slots()) * residency.artifact().model().num_layers();
-  default:
-    return 0;
-  }
-}
-
-uint64_t MissHandler::slotBytes(const Residency &residency, const fb::Plan &plan) {
-  const uint64_t count = slotCount(residency, plan);
-  return count > 0 ? count * largestMiss(residency, plan) : 0;
+uint64_t MissHandler::bytesOf(uint32_t index) const {
+  return slotBytesOf(residency_, *plan_.experts()->Get(index));
 }
 
 Status MissHandler::allocateSlots() {
-  slots_.resize(slotCount(residency_, plan_));
+  const SlotLayout layout = slotLayoutOf(residency_, plan_);
+  slots_.resize(layout.count);
   if (slots_.empty())
     return {};
-  slotBytes_ = largestMiss(residency_, plan_);
-  MOEPLAN_ASSIGN(slotMemory_, residency_.device().allocate(slotBytes(residency_, plan_),
-                                                           "swap buffers and cache slots"));
+  slotBytes_ = layout.slotBytes;
+  MOEPLAN_ASSIGN(slotMemory_,
+                 residency_.device().allocate(layout.bytes(), "swap buffers and cache slots"));
   for (size_t i = 0; i < slots_.size(); ++i)
     slots_[i].data = slotMemory_.data() + i * slotBytes_;
   return {};

@@ -11,6 +11,15 @@
 
 namespace moeplan {
 
+/// Memory of the device for experts that a plan keeps on the host: two swap buffers of `stream`, or
+/// the cache slots of all layers. A slot has room for the largest of them, its linears at multiples
+/// of 64 bytes.
+struct SlotLayout {
+  uint64_t count = 0, slotBytes = 0;
+  uint64_t bytes() const { return count * slotBytes; }
+};
+SlotLayout slotLayoutOf(const Residency &residency, const fb::Plan &plan);
+
 /// Follows the miss strategy of a plan. An expert that a plan keeps on the device but that has been
 /// evicted is read in place where the plan has no strategy of its own. Used by one thread at a
 /// time.
@@ -20,9 +29,6 @@ public:
   /// swap buffers or cache slots from the device. Everything is borrowed.
   static Result<std::unique_ptr<MissHandler>> create(Residency &residency, const fb::Plan &plan,
                                                      std::span<moeplan_expert> table);
-
-  /// What create() takes from the device.
-  static uint64_t slotBytes(const Residency &residency, const fb::Plan &plan);
 
   /// Row `index` of the table is kept on the device from now on, or not; the row is made right.
   void setOnDevice(uint32_t index, bool onDevice);
@@ -44,13 +50,7 @@ private:
 
   MissHandler(Residency &residency, const fb::Plan &plan, std::span<moeplan_expert> table);
   Status allocateSlots();
-  static uint64_t bytesOf(const Residency &residency, const fb::Expert &expert);
-  uint64_t bytesOf(uint32_t index) const {
-    return bytesOf(residency_, *plan_.experts()->Get(index));
-  }
-  /// Of one slot: the largest expert that the plan keeps on the host. And how many there are.
-  static uint64_t largestMiss(const Residency &residency, const fb::Plan &plan);
-  static uint64_t slotCount(const Residency &residency, const fb::Plan &plan);
+  uint64_t bytesOf(uint32_t index) const;
   void pointTo(uint32_t index, const std::array<const void *, 3> &linears);
   void pointToHost(uint32_t index);
   std::span<Slot> slotsFor(uint32_t layer);

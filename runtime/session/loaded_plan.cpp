@@ -81,14 +81,24 @@ moeplan_expert LoadedPlan::rowOf(uint32_t expert, bool onHost) const {
   auto [w1, w3, w2] = weights_.experts[expert];
   if (onHost)
     w1.memory = w3.memory = w2.memory = fb::Residency::host;
-  return {address(w1), address(w3), address(w2), format(w1), format(w3), format(w2), 0};
+  return {address(w1),
+          address(w3),
+          address(w2),
+          format(w1),
+          format(w3),
+          format(w2),
+          w1.memory == fb::Residency::host};
 }
 
 Status LoadedPlan::fillTable() {
   table_.reserve(weights_.experts.size());
   for (uint32_t expert = 0; expert < weights_.experts.size(); ++expert)
     table_.push_back(rowOf(expert, away_.contains(expert)));
-  if (onCuda()) { // which reads experts that are not there in place, whatever the strategy
+  if (onCuda()) { // whose programs fetch experts themselves, or read them in place
+    if (slotLayoutOf(backend_.residency(), plan_).count > 0) {
+      MOEPLAN_ASSIGN(slots_, ExpertSlots::create(backend_.residency(), plan_));
+      MOEPLAN_TRY(slots_->setHomes(0, table_));
+    }
     const uint64_t bytes = table_.size() * sizeof(moeplan_expert);
     Device &device = backend_.device();
     MOEPLAN_ASSIGN(deviceTable_, device.allocate(bytes, "expert table"));
@@ -112,6 +122,8 @@ Status LoadedPlan::tellDevice(uint32_t expert, bool onHost) {
                  device.beginCopy(deviceTable_.data() + expert * sizeof(row),
                                   reinterpret_cast<const std::byte *>(&row), sizeof(row)));
   MOEPLAN_TRY(device.finish(transfer));
+  if (slots_)
+    MOEPLAN_TRY(slots_->setHomes(expert, std::span(&row, 1)));
   table_[expert] = row;
   return {};
 }
@@ -130,7 +142,8 @@ Status LoadedPlan::bindDevicePrograms() {
                        .keys = memory_.keys,
                        .values = memory_.values,
                        .kvLayerBytes = memory_.kvLayerBytes,
-                       .experts = reinterpret_cast<const moeplan_expert *>(deviceTable_.data())};
+                       .experts = reinterpret_cast<const moeplan_expert *>(deviceTable_.data()),
+                       .expertSlots = slots_ ? slots_->onDevice() : nullptr};
   memory.weight = [&](uint32_t segment) { return address({segment, dense}); };
   std::vector<DeviceProgram> programs;
   for (const fb::Program *program : *plan_.device_programs()) {
@@ -230,6 +243,8 @@ void LoadedPlan::beginRun() {
 }
 
 void LoadedPlan::endRun() {
+  if (slots_)
+    slots_->count();
   if (!denseOnHost_.empty())
     (void)backend_.device().finish(reading_); // reads of kernels, which do not fail
 }

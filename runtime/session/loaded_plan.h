@@ -6,6 +6,7 @@
 #include "runtime/device/device.h"
 #include "runtime/executor/device_program.h"
 #include "runtime/executor/executor.h"
+#include "runtime/residency/expert_slots.h"
 #include "runtime/residency/miss_handler.h"
 #include "runtime/residency/plan_weights.h"
 #include "runtime/residency/residency.h"
@@ -108,7 +109,8 @@ private:
   std::set<Held> denseOnHost_; ///< other weights that are read there for now
   Device::Transfer reading_;
   std::vector<BoundProgram> programs_;
-  DeviceMemory deviceTable_; ///< a cuda device's copy of table_
+  DeviceMemory deviceTable_;           ///< a cuda device's copy of table_, which fetching changes
+  std::unique_ptr<ExpertSlots> slots_; ///< null where the device fetches nothing
   std::vector<DeviceProgram> devicePrograms_;
 };
 

@@ -212,13 +212,14 @@ Status Session::appendWith(std::span<const int32_t> tokens, size_t logitsCount, 
                             kvCapacity(contextLength_)};
     const size_t row = done + skipped - std::min(firstWithLogits, done + skipped);
     float *const rows = logits_.data() + row * vocabSize;
-    if (onCuda()) {
-      MOEPLAN_TRY(onDevice(programFor(devicePrograms, count), step, rows));
-    } else {
-      active_->beginRun();
+    active_->beginRun();
+    Status status;
+    if (onCuda())
+      status = onDevice(programFor(devicePrograms, count), step, rows);
+    else
       run(programFor(programs, count), step, rows);
-      active_->endRun();
-    }
+    active_->endRun();
+    MOEPLAN_TRY(std::move(status));
     position_ += static_cast<uint32_t>(count);
     done += count;
   }

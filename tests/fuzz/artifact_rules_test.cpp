@@ -374,6 +374,8 @@ TEST(ArtifactRulesTest, Operands) {
   EXPECT_EQ(bound(operand(BindingKind::experts, 2, 0, 0)), nothing);
   EXPECT_EQ(bound(operand(BindingKind::experts, 0, 0, 0, Access::read_write)), readOnly);
 
+  EXPECT_EQ(bound(operand(BindingKind::expert_slots, 0, 0, 0, Access::read_write)), nothing);
+
   EXPECT_EQ(bound(operand(BindingKind::tokens, 0, 0, 4)), "");
   EXPECT_EQ(bound(operand(BindingKind::tokens, 0, 0, 8)), beyond);
   EXPECT_EQ(bound(operand(BindingKind::tokens, 0, 0, 4, Access::write)), readOnly);

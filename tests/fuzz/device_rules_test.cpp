@@ -120,6 +120,26 @@ TEST(DeviceRulesTest, DeviceProgramsFollowTheRulesOfPrograms) {
             "f32");
 }
 
+TEST(DeviceRulesTest, ExpertsAreFetchedWherePlansHaveSlots) {
+  const std::string nothing =
+      "plan 'default': program 'device_decode': command 0: an operand names "
+      "nothing that exists";
+  const auto withSlots = [](fb::MissStrategy strategy, uint32_t layer, uint64_t bytes = 0) {
+    return deviceRefusal([&](ArtifactDraft &d) {
+      d.plans[0].missStrategy = strategy;
+      d.plans[0].cacheSlots = strategy == fb::MissStrategy::cached ? 1 : 0;
+      d.plans[0].devicePrograms[0].commands = {dispatch(
+          1, 1, {operand(fb::BindingKind::expert_slots, layer, 0, bytes, fb::Access::read_write)})};
+    });
+  };
+  EXPECT_EQ(withSlots(fb::MissStrategy::stream, 1), "");
+  EXPECT_EQ(withSlots(fb::MissStrategy::cached, 0), "");
+  EXPECT_EQ(withSlots(fb::MissStrategy::cached, 2), nothing);
+  EXPECT_EQ(withSlots(fb::MissStrategy::in_place, 0), nothing);
+  EXPECT_EQ(withSlots(fb::MissStrategy::none, 0), nothing);
+  EXPECT_NE(withSlots(fb::MissStrategy::stream, 0, 4), "");
+}
+
 TEST(DeviceRulesTest, CanariesAreOfCpuKernels) {
   auto canaryOf = [](uint32_t library) {
     return deviceRefusal([&](ArtifactDraft &d) {

@@ -5,7 +5,7 @@
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4" | FileCheck %s --check-prefix=CPU --implicit-check-not=cuda --implicit-check-not=@device_
 // CPU: plan.program @prefill_4
 module attributes {moe.config = #moe.config<
-    vocab_size = 32, hidden_size = 64, intermediate_size = 80, num_layers = 1,
+    vocab_size = 32, hidden_size = 64, intermediate_size = 80, num_layers = 2,
     num_attention_heads = 2, num_key_value_heads = 1, head_dim = 32, num_experts = 2,
     num_experts_per_tok = 1, rms_norm_eps = 1.0e-05 : f64, rope_theta = 1.0e+06 : f64,
     sliding_window = 0, max_position_embeddings = 64, tie_word_embeddings = false,
@@ -85,6 +85,44 @@ func.func private @whole(%tokens: tensor<?xi32>) -> tensor<?x32xf32> attributes 
          residual(%a : tensor<?x64xf32>) : tensor<?x64xf32>, tensor<?x1xi32>, tensor<?x1xf32>
   %f = moe.rms_norm %y, @norm epsilon 1.0e-05 : tensor<?x64xf32>
   %logits = moe.logits %f, @embedding : tensor<?x64xf32> -> tensor<?x32xf32>
+  return %logits : tensor<?x32xf32>
+}
+
+// What the host keeps is fetched first where the plan says so, and the layer has any.
+// CHECK-LABEL: plan.plan @fetched miss <stream>
+// CHECK:      plan.program @device_decode max_tokens 1
+// CHECK:        plan.dispatch @cuda_router_{{.*}} write %[[BEGIN:[0-9]+]], write %{{[0-9]+}}, write %{{[0-9]+}})
+// CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <device>
+// CHECK:        %[[SLOTS:.*]] = plan.resource expert_slots 0 : <device>
+// CHECK:        plan.dispatch @cuda_fetch_experts_64_80_2_68_256 tiles 128 (read_write %[[TABLE]], read %[[BEGIN]], read_write %[[SLOTS]])
+// CHECK:        plan.barrier
+// CHECK-NEXT:   plan.dispatch @cuda_experts_gate_up_
+// CHECK:        plan.resource experts 1
+// CHECK-NOT:    fetch_experts
+// CHECK:      plan.program @device_decode_8
+func.func private @fetched(%tokens: tensor<?xi32>) -> tensor<?x32xf32>
+    attributes {moe.tier = "fetched", moe.miss = #moe.miss<stream>} {
+  %x = moe.embedding %tokens, @embedding : tensor<?xi32> -> tensor<?x64xf32>
+  %n = moe.rms_norm %x, @norm epsilon 1.0e-05 : tensor<?x64xf32>
+  %a = moe.attention %n layer 0 q @q k @kv v @kv o @q heads 2 kv_heads 1 head_dim 32
+    rope_theta 1.0e+06 sliding_window 0 residual(%x : tensor<?x64xf32>) : tensor<?x64xf32>
+  %ids, %weights = moe.router %a, @gate : tensor<?x64xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
+  %y = moe.experts %a, %ids, %weights layer 0
+         [#moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>,
+          #moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = host>>]
+         residual(%a : tensor<?x64xf32>) : tensor<?x64xf32>, tensor<?x1xi32>, tensor<?x1xf32>
+  %b = moe.attention %y layer 1 q @q k @kv v @kv o @q heads 2 kv_heads 1 head_dim 32
+    rope_theta 1.0e+06 sliding_window 0 residual(%y : tensor<?x64xf32>) : tensor<?x64xf32>
+  %ids1, %weights1 = moe.router %b, @gate : tensor<?x64xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
+  %z = moe.experts %b, %ids1, %weights1 layer 1
+         [#moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>,
+          #moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>]
+         residual(%b : tensor<?x64xf32>) : tensor<?x64xf32>, tensor<?x1xi32>, tensor<?x1xf32>
+  %logits = moe.logits %z, @embedding : tensor<?x64xf32> -> tensor<?x32xf32>
   return %logits : tensor<?x32xf32>
 }
 }

@@ -104,6 +104,53 @@ TEST_F(CudaSessionTest, ExpertsOnTheHostAreReadThere) {
   EXPECT_LT(served.device().used(), whole);
 }
 
+TEST_F(CudaSessionTest, ExpertsOnTheHostAreFetched) {
+  const auto artifact = open(Artifacts::cuda());
+  const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 12);
+  const auto counted = [&](const char *plan) {
+    Served served(*artifact, plan, "cuda");
+    served.prompt();
+    fake_cuda_reset();
+    EXPECT_EQ(served.generate(12), expected) << plan;
+    EXPECT_EQ(fake_cuda_calls("cuGraphLaunch"), 12) << "the host has no part in it";
+    const ResidencyCounters &counters = served.residency().counters();
+    return std::array<uint64_t, 3>{counters.hits, counters.misses, counters.missBytes};
+  };
+  const auto stream = counted("stream"), cached = counted("cached");
+  EXPECT_EQ(stream[0], 0u) << "swap buffers keep nothing";
+  EXPECT_GT(stream[1], 0u);
+  EXPECT_GT(cached[0], 0u);
+  EXPECT_EQ(cached[0] + cached[1], stream[1]) << "the routing is the same";
+  EXPECT_LT(cached[2], stream[2]);
+}
+
+TEST_F(CudaSessionTest, FetchingGoesOnWhenExpertsLeaveAndComeBack) {
+  const auto artifact = open(Artifacts::cuda());
+  const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 12);
+  for (const char *plan : {"stream", "cached"}) {
+    Served served(*artifact, plan, "cuda");
+    std::vector<int32_t> tokens = served.generate(4);
+    LoadedPlan &active = served.session->active();
+    const auto atHome = [&](uint32_t expert) {
+      return served.residency().isHeld(active.weights().experts[expert][0]);
+    };
+    // Experts 1 and 2 of the first layer are on the device.
+    for (uint32_t expert : {1u, 2u})
+      served.session->atBoundary([&] { active.evict(expert, {}); });
+    EXPECT_FALSE(atHome(1));
+    std::vector<int32_t> more = served.generate(4);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+    for (uint32_t expert : {1u, 2u}) {
+      ASSERT_TRUE(active.bringBack(expert, {}).ok());
+      served.session->atBoundary([&] { active.putBack(expert); });
+    }
+    EXPECT_TRUE(atHome(1));
+    more = served.generate(4);
+    tokens.insert(tokens.end(), more.begin(), more.end());
+    EXPECT_EQ(tokens, expected) << plan;
+  }
+}
+
 TEST_F(CudaSessionTest, SwitchesGoOnWhereTheyWere) {
   const auto artifact = open(Artifacts::cuda());
   Served served(*artifact, "int8", "cuda");
@@ -174,7 +221,7 @@ TEST_F(CudaSessionTest, ASessionThatCannotBeMadeSaysWhyAndLeavesNothing) {
     fake_cuda_fail_call(nth, kLaunchFailed);
     bool made = true;
     try {
-      Served served(*artifact, "split", "cuda");
+      Served served(*artifact, "cached", "cuda");
       failed = fake_cuda_failed();
     } catch (const std::runtime_error &error) {
       made = false;

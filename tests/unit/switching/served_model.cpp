@@ -82,16 +82,17 @@ const std::filesystem::path &Artifacts::misses() {
 
 const std::filesystem::path &Artifacts::cuda() {
   const std::string dense = "non_expert_format = \"int8\"\n";
+  const std::string half = pin("*.experts.0", "int4", "host") + pin("*.experts.3", "int4", "host") +
+                           pin("*.experts.5", "int4", "host") + pin("*.experts.6", "int4", "host") +
+                           pin("*", "int4", "device");
   static const CompiledArtifact artifact(
       kProfile + "[targets]\ncuda = [\"sm_90a\"]\n" +
       tier("bf16", pin("*", "bf16", "device"), "non_expert_format = \"bf16\"\n") +
       tier("int8", pin("*", "int8", "device"), dense) +
       tier("int4", pin("*", "int4", "device"), dense) +
-      tier("split",
-           pin("*.experts.0", "int4", "host") + pin("*.experts.3", "int4", "host") +
-               pin("*.experts.5", "int4", "host") + pin("*.experts.6", "int4", "host") +
-               pin("*", "int4", "device"),
-           dense + "misses = \"in_place\"\n"));
+      tier("split", half, dense + "misses = \"in_place\"\n") +
+      tier("stream", half, dense + "misses = \"stream\"\n") +
+      tier("cached", half, dense + "misses = \"cached\"\ncache_slots = 2\n"));
   return artifact.path();
 }
 

@@ -26,7 +26,8 @@ struct Artifacts {
   /// the device), `stream`, `in_place`, `host_compute`, `cached` (3 slots).
   static const std::filesystem::path &misses();
   /// Plans for CUDA devices of compute capability 9.0, besides CPUs: `bf16`, `int8`, `int4` (all on
-  /// the device), `split` (as int4, with half of the experts on the host, read in place).
+  /// the device), `split` (as int4, with half of the experts on the host, read in place),
+  /// `stream` and `cached` (the same, with these strategies; 2 slots a layer).
   static const std::filesystem::path &cuda();
 };
 
