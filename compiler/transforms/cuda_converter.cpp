@@ -11,12 +11,15 @@ using namespace moeplan::compiler;
 
 namespace {
 
-/// Rows of a weight that a block multiplies, and tokens that it multiplies them with at a time
-/// (kernels/cuda/weights.cuh).
+/// Rows of a weight that a block multiplies, and the most tokens that it multiplies them with
+/// (kernels/cuda/product.cuh).
 constexpr int64_t kBlockRows = 32, kTileTokens = 8;
 /// Blocks that read over the link: enough loads under way to fill it.
 constexpr int64_t kFetchBlocks = 128;
-/// Threads of a block.
+/// Attention keeps all elements of a head in a warp's registers: few threads a block, no larger
+/// head.
+constexpr int64_t kAttentionThreads = 128, kMostHeadDim = 256;
+/// Threads of a block of everything else.
 const KernelConstant kThreads{"threads", int64_t(256)};
 
 /// Whether all formats of a set have so few bits that a block is bound by its instructions.
@@ -30,7 +33,7 @@ bool isNarrow(int64_t formats) {
 /// (kernels/cuda/rounded.cuh).
 int64_t roundedColumns(int64_t columns) { return llvm::alignTo(columns, MOEPLAN_BLOCK_COLUMNS); }
 
-/// Expands one placed function into one program of CUDA kernels: six launches a layer, ten where
+/// Expands one placed function into one program of CUDA kernels: six launches a layer, nine where
 /// many tokens make it worth while to round and to gather rows for tensor cores first.
 class CudaConverter : public ConverterBase {
 public:
@@ -59,9 +62,9 @@ private:
   }
   /// Blocks of a product with `rows` rows of a weight, for few tokens.
   Grid productGrid(int64_t rows) const { return {int64_t(llvm::divideCeil(rows, kBlockRows))}; }
-  /// Parts of the context that blocks take through attention beside each other: a single token has
-  /// too few heads to fill a device.
-  int64_t splits() const { return maxTokens() == 1 ? 16 : maxTokens() <= kTileTokens ? 4 : 1; }
+  /// Parts of the context that blocks take through attention beside each other: few tokens have too
+  /// few heads to fill a device.
+  int64_t splits() const { return maxTokens() == 1 ? 16 : 4; }
   /// Threads of the experts' kernels; more where few bits make instructions the bound.
   int64_t expertThreads(int64_t formats, int64_t usual) const {
     return maxTokens() == 1 && isNarrow(formats) ? 2 * usual : usual;
@@ -83,37 +86,42 @@ private:
     return rows;
   }
 
-  /// y (+)= w x.
-  void linear(const Source &x, FlatSymbolRefAttr symbol, Value y, int64_t in, int64_t out,
-              bool accumulate, bool logits) {
-    Value w = weight(symbol, matrixFormat);
-    const Operand result = accumulate ? readWrite(y) : write(y);
-    const KernelConstant weightFormat{"weight_format", int64_t(format(matrixFormat).id)};
-    const KernelConstant adds{"accumulate", int64_t(accumulate)};
-    const KernelConstant onlyWanted{"logits_rows", int64_t(logits)};
+  /// y (+)= w x, where `wantedOnly` of the rows whose logits are wanted.
+  struct LinearShape {
+    int64_t in, out;
+    bool accumulate, wantedOnly;
+  };
+  void linear(const Source &x, FlatSymbolRefAttr symbol, Value y, const LinearShape &shape) {
     if (isPrompt())
-      program.dispatch("linear_prompt",
-                       {{"in_features", in},
-                        {"out_features", out},
-                        weightFormat,
-                        adds,
-                        onlyWanted,
-                        {"max_tokens", maxTokens()},
-                        {"tile_tokens", kPromptTile},
-                        promptThreads()},
-                       promptGrid(out), {read(roundedRows(x, in)), read(w), result});
-    else
-      program.dispatch("linear",
-                       {{"in_features", in},
-                        {"out_features", out},
-                        {"normalize", x.normalize()},
-                        {"epsilon", x.epsilon},
-                        weightFormat,
-                        adds,
-                        onlyWanted,
-                        {"max_tokens", maxTokens()},
-                        kThreads},
-                       productGrid(out), {read(x.rows), read(x.scaleOrRows()), read(w), result});
+      return promptLinear(roundedRows(x, shape.in), symbol, y, shape);
+    Value w = weight(symbol, matrixFormat);
+    program.dispatch(
+        "linear",
+        {{"in_features", shape.in},
+         {"out_features", shape.out},
+         {"normalize", x.normalize()},
+         {"epsilon", x.epsilon},
+         {"weight_format", int64_t(format(matrixFormat).id)},
+         {"accumulate", int64_t(shape.accumulate)},
+         {"logits_rows", int64_t(shape.wantedOnly)},
+         {"max_tokens", maxTokens()},
+         kThreads},
+        productGrid(shape.out),
+        {read(x.rows), read(x.scaleOrRows()), read(w), shape.accumulate ? readWrite(y) : write(y)});
+  }
+  void promptLinear(Value rows, FlatSymbolRefAttr symbol, Value y, const LinearShape &shape) {
+    Value w = weight(symbol, matrixFormat);
+    program.dispatch("linear_prompt",
+                     {{"in_features", shape.in},
+                      {"out_features", shape.out},
+                      {"weight_format", int64_t(format(matrixFormat).id)},
+                      {"accumulate", int64_t(shape.accumulate)},
+                      {"logits_rows", int64_t(shape.wantedOnly)},
+                      {"max_tokens", maxTokens()},
+                      {"tile_tokens", kPromptTile},
+                      promptThreads()},
+                     promptGrid(shape.out),
+                     {read(rows), read(w), shape.accumulate ? readWrite(y) : write(y)});
   }
 
   void convert(moe::EmbeddingOp op) { convertEmbedding(op, kThreads); }
@@ -125,11 +133,10 @@ private:
     const Source x = source(op.getX());
     Value keys = program.resource(plan::ResourceKind::Keys, layer);
     Value values = program.resource(plan::ResourceKind::Values, layer);
-    Value q = program.activation(heads * dim), attended = program.activation(heads * dim);
+    Value q = program.activation(heads * dim);
     // One for each token and head, for attention; one for the router behind it.
     counterIndex = maxTokens() * kvHeads;
     counters = program.alloc((counterIndex + 1) * sizeof(uint32_t));
-    Value partial = program.activation(heads * splits() * (dim + 2));
     Value wq = weight(op.getQAttr(), matrixFormat), wk = weight(op.getKAttr(), matrixFormat),
           wv = weight(op.getVAttr(), matrixFormat);
     SmallVector<KernelConstant> constants{
@@ -153,20 +160,33 @@ private:
     const int64_t rows = (heads + 2 * kvHeads) * dim;
     program.dispatch(isPrompt() ? "qkv_prompt" : "qkv", constants,
                      isPrompt() ? promptGrid(rows) : productGrid(rows), operands);
+
+    const LinearShape shape{heads * dim, hidden, bool(op.getResidual()), /*wantedOnly=*/false};
+    SmallVector<KernelConstant> attention{
+        {"num_heads", heads},        {"num_kv_heads", kvHeads},
+        {"head_dim", dim},           {"sliding_window", int64_t(op.getSlidingWindow())},
+        {"max_tokens", maxTokens()}, {"threads", kAttentionThreads}};
+    if (isPrompt()) {
+      // A warp takes 16 rows: queries of a token and of a head that share keys and values.
+      const int64_t rowsOfBlock = kAttentionThreads / 32 * 16;
+      Value attended = program.alloc(maxTokens() * heads * dim * sizeof(uint16_t));
+      program.dispatch(
+          "attention_prompt", attention,
+          {int64_t(kvHeads * llvm::divideCeil(maxTokens() * (heads / kvHeads), rowsOfBlock))},
+          {read(q), read(keys), read(values), write(attended)});
+      Value out = resultBuffer(op, op.getResidual(), op.getResult());
+      promptLinear(attended, op.getOAttr(), out, shape);
+      buffers[op.getResult()] = out;
+      return;
+    }
+    Value attended = program.activation(heads * dim);
+    Value partial = program.activation(heads * splits() * (dim + 2));
+    attention.push_back({"splits", splits()});
     program.dispatch(
-        "attention",
-        {{"num_heads", heads},
-         {"num_kv_heads", kvHeads},
-         {"head_dim", dim},
-         {"sliding_window", int64_t(op.getSlidingWindow())},
-         {"splits", splits()},
-         {"max_tokens", maxTokens()},
-         {"threads", int64_t(128)}},
-        program.tokenGrid(kvHeads * splits()),
+        "attention", attention, program.tokenGrid(kvHeads * splits()),
         {read(q), read(keys), read(values), write(partial), readWrite(counters), write(attended)});
     Value out = resultBuffer(op, op.getResidual(), op.getResult());
-    linear({attended, Value(), 0}, op.getOAttr(), out, heads * dim, hidden, bool(op.getResidual()),
-           /*logits=*/false);
+    linear({attended, Value(), 0}, op.getOAttr(), out, shape);
     buffers[op.getResult()] = out;
   }
 
@@ -312,7 +332,8 @@ private:
     const int64_t vocab = features(op.getResult()), width = features(op.getX());
     Value logits =
         program.resource(plan::ResourceKind::Logits, 0, maxTokens() * vocab * sizeof(float));
-    linear(source(op.getX()), op.getWeightAttr(), logits, width, vocab, false, /*logits=*/true);
+    linear(source(op.getX()), op.getWeightAttr(), logits,
+           {width, vocab, /*accumulate=*/false, /*wantedOnly=*/true});
   }
 
   /// Zeros once qkv has run; how the last block of attention, then of the router, knows that it is
@@ -331,10 +352,10 @@ std::string reasonAgainst(func::FuncOp function) {
   function.walk([&](Operation *op) {
     if (auto attention = dyn_cast<moe::AttentionOp>(op)) {
       cleared = true;
-      if (attention.getHeadDim() % kBlockRows != 0)
+      if (attention.getHeadDim() % kBlockRows != 0 || attention.getHeadDim() > kMostHeadDim)
         reason = "the CUDA kernels need a head_dim that is a multiple of " +
-                 std::to_string(kBlockRows) + ", the model has " +
-                 std::to_string(attention.getHeadDim());
+                 std::to_string(kBlockRows) + " and at most " + std::to_string(kMostHeadDim) +
+                 ", the model has " + std::to_string(attention.getHeadDim());
     } else if (auto experts = dyn_cast<moe::ExpertsOp>(op)) {
       for (auto expert : experts.getExperts().getAsRange<moe::ExpertAttr>())
         for (StringAttr name : {expert.getPlacement().getW1(), expert.getPlacement().getW3(),

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention.cuh"
+#include "attention_prompt.cuh"
 #include "elementwise.cuh"
 #include "experts.cuh"
 #include "experts_prompt.cuh"

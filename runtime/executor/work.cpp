@@ -179,6 +179,7 @@ constexpr CountedKernel kCountedKernels[] = {
     {"qkv", qkv},
     {"qkv_prompt", qkv},
     {"attention", attention},
+    {"attention_prompt", attention},
     {"vector_attention", attention},
     {"router", router},
     {"vector_router", router},

@@ -52,7 +52,15 @@ struct PooledStack {
 struct Copy {
   void *target;
   const void *source; ///< null: zeros
+
+  void make() const {
+    if (source)
+      std::memcpy(target, source, 16);
+    else
+      std::memset(target, 0, 16);
+  }
 };
+bool copiesAtOnce = false;
 struct Thread {
   context::fiber fiber; ///< where it goes on; empty once it has ended
   bool waitsForBlock = false, waitsForWarp = false, ended = false;
@@ -235,7 +243,11 @@ const uint32_t (*meet(Meeting meeting, const uint32_t *values, int words))[kMost
 void meetBlock() { running->meetBlock(); }
 
 void beginCopy(void *target, const void *source) {
-  running->thread().begun.push_back({target, source});
+  const Copy copy{target, source};
+  if (copiesAtOnce)
+    copy.make();
+  else
+    running->thread().begun.push_back(copy);
 }
 void commitCopies() {
   Thread &thread = running->thread();
@@ -244,11 +256,8 @@ void commitCopies() {
 void waitForCopies(unsigned groups) {
   auto &copies = running->thread().copies;
   for (; copies.size() > groups; copies.pop_front())
-    for (const auto &[target, source] : copies.front())
-      if (source)
-        std::memcpy(target, source, 16);
-      else
-        std::memset(target, 0, 16);
+    for (const Copy &copy : copies.front())
+      copy.make();
 }
 
 std::string run(const Launch &launch, const std::function<void()> &kernel) {
@@ -257,6 +266,7 @@ std::string run(const Launch &launch, const std::function<void()> &kernel) {
   if (launch.threads == 0 || launch.threads % kLanes)
     return "a block of " + std::to_string(launch.threads) + " threads is no number of whole warps";
   const std::vector<unsigned> order = threadOrder(launch);
+  copiesAtOnce = launch.order == Order::Backward;
   blockSize = {launch.threads, 1, 1};
   gridSize = {launch.grid[0], launch.grid[1], launch.grid[2]};
   for (unsigned z = 0; z < launch.grid[2]; ++z)

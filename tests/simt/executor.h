@@ -6,7 +6,9 @@
 
 namespace moeplan::simt {
 
-/// In which order the threads of a block are let on. What a kernel computes must not depend on it.
+/// In which order the threads of a block are let on, and when asynchronous copies are made: as soon
+/// as they are begun where it is Backward, else not before they are waited for. What a kernel
+/// computes must not depend on it.
 enum class Order { Forward, Backward, Shuffled };
 
 struct Launch {

@@ -38,7 +38,8 @@ const uint32_t (*meet(Meeting meeting, const uint32_t *values, int words))[kMost
 void meetBlock();
 
 /// Copies of 16 bytes (zeros from null) that the running thread begins are made when it waits for
-/// their group, and no sooner: who reads too early finds what was there.
+/// their group, and no sooner, or all at once (executor.h): who reads too early, or begins before
+/// the others have read, finds the wrong bytes.
 void beginCopy(void *target, const void *source);
 void commitCopies();
 void waitForCopies(unsigned groups);

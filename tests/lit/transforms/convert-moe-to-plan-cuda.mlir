@@ -22,9 +22,8 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // A kernel for up to 8 tokens takes 32 rows of a weight a block. One token's context is among 16 blocks a head, that of up to 8 tokens among 4. Where all formats have at most 4 bits (8256 is
 // {int4g32, int2g64}), the experts' blocks for one token have twice the threads.
 // KERNEL-DAG: plan.kernel @cuda_qkv_64_2_1_32_2_1_1_256 implements "qkv" machine cuda {epsilon = {{.*}}, head_dim = 32 : i64, in_features = 64 : i64, log_theta = 13.81{{[0-9]*}} : f64, max_tokens = 1 : i64, normalize = 1 : i64, num_heads = 2 : i64, num_kv_heads = 1 : i64, threads = 256 : i64, weight_format = 2 : i64}
-// KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_16_1_128 implements "attention" machine cuda {{.*}}splits = 16 : i64, threads = 128 : i64}
-// KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_4_8_128 {{.*}}splits = 4 : i64
-// KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_1_64_128 {{.*}}splits = 1 : i64
+// KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_1_128_16 implements "attention" machine cuda {{.*}}splits = 16 : i64, threads = 128 : i64}
+// KERNEL-DAG: plan.kernel @cuda_attention_2_1_32_0_8_128_4 {{.*}}splits = 4 : i64
 // KERNEL-DAG: plan.kernel @cuda_router_64_2_1_1_8_8_256 implements "router" machine cuda {counter_index = 8 : i64, epsilon = {{.*}}, features = 64 : i64, max_tokens = 8 : i64,
 // KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_1_256 {{.*}}formats = 8256 : i64{{.*}}threads = 256 : i64
 // KERNEL-DAG: plan.kernel @cuda_experts_gate_up_64_80_2_1_8256_1_8_128 {{.*}}threads = 128 : i64
@@ -45,7 +44,7 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // CHECK:        %[[VALUES:.*]] = plan.resource values 0 : <device>
 // CHECK:        plan.alloc 8 offset {{[0-9]+}} : <device>
 // CHECK:        plan.dispatch @cuda_qkv_64_2_1_32_2_1_1_256 tiles 4 (read %[[X]], read %[[NORM]], read %{{.*}}, read %{{.*}}, read %{{.*}}, read_write %[[KEYS]], read_write %[[VALUES]], write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_attention_2_1_32_0_16_1_128 tiles 16 per_token (read %[[Q]], read %[[KEYS]], read %[[VALUES]], write %{{.*}}, read_write %[[COUNTERS]], write %[[ATTENDED:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_attention_2_1_32_0_1_128_16 tiles 16 per_token (read %[[Q]], read %[[KEYS]], read %[[VALUES]], write %{{.*}}, read_write %[[COUNTERS]], write %[[ATTENDED:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_linear_64_64_0_2_1_0_1_256 tiles 2 (read %[[ATTENDED]], read %[[ATTENDED]], read %{{.*}}, read_write %[[X]])
 // CHECK:        plan.dispatch @cuda_router_64_2_1_1_1_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, read %{{.*}}, write %{{.*}}, write %{{.*}}, read_write %[[COUNTERS]], write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
 // CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <device>
@@ -60,9 +59,8 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // CHECK:        plan.dispatch @cuda_embedding_{{.*}} write %[[X:[0-9]+]]) :
 // CHECK:        plan.dispatch @cuda_rounded_rows_64_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, write %[[ROWS:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_qkv_prompt_64_2_1_32_2_64_64_64 tiles 2 (read %[[ROWS]], {{.*}} write %[[Q:[0-9]+]], write %[[COUNTERS:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_attention_{{.*}}(read %[[Q]], {{.*}}write %[[ATTENDED:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_rounded_rows_64_0_256 tiles 1 per_token (read %[[ATTENDED]], read %[[ATTENDED]], write %[[ROWS:[0-9]+]])
-// CHECK:        plan.dispatch @cuda_linear_prompt_64_64_2_1_0_64_64_64 tiles 1 (read %[[ROWS]], read %{{.*}}, read_write %[[X]])
+// CHECK:        plan.dispatch @cuda_attention_prompt_2_1_32_0_64_128 tiles 2 (read %[[Q]], {{.*}}write %[[ATTENDED:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_linear_prompt_64_64_2_1_0_64_64_64 tiles 1 (read %[[ATTENDED]], read %{{.*}}, read_write %[[X]])
 // CHECK:        plan.dispatch @cuda_router_{{.*}}read_write %[[COUNTERS]], write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_rounded_rows_64_1_256 tiles 1 per_token (read %[[X]], read %{{.*}}, write %[[ROWS:[0-9]+]])
 // CHECK:        plan.dispatch @cuda_experts_gate_up_prompt_64_80_2_1_8256_64_32_128 tiles 8 (read %[[ROWS]], read %[[TABLE:[0-9]+]], read %[[BEGIN]], read %[[SLOT]], write %[[H:[0-9]+]])

@@ -12,7 +12,7 @@
 // RUN: not moeplan-opt %S/Inputs/config-only.mlir --convert-moe-to-plan=device-tokens=1,1 2>&1 | FileCheck %s --check-prefix=DEVICE
 // DEVICE: error: device-tokens must ascend from 1
 // RUN: not moeplan-opt %S/convert-moe-to-plan.mlir --convert-moe-to-plan=device-tokens=1 2>&1 | FileCheck %s --check-prefix=HEADS
-// HEADS: error: the CUDA kernels need a head_dim that is a multiple of 32, the model has 8: leave out the CUDA targets
+// HEADS: error: the CUDA kernels need a head_dim that is a multiple of 32 and at most 256, the model has 8: leave out the CUDA targets
 // RUN: not moeplan-opt %S/Inputs/router-first.mlir --convert-moe-to-plan=device-tokens=1 2>&1 | FileCheck %s --check-prefix=ROUTER
 // ROUTER: error: the CUDA kernels need an attention before each router: leave out the CUDA targets
 // RUN: not moeplan-opt %S/convert-moe-to-plan-cuda.mlir --convert-moe-to-plan="device-tokens=1 kv-format=int8" 2>&1 | FileCheck %s --check-prefix=CACHE
