@@ -135,6 +135,15 @@ typedef struct moeplan_expert {
   uint16_t on_host; /* 1: in the host's memory, which kernels of a device read over a link */
 } moeplan_expert;
 
+/* A token that a sampler may choose. */
+typedef struct moeplan_candidate {
+  float logit;
+  int32_t token; /* -1: none, the vocabulary is smaller */
+} moeplan_candidate;
+
+/* How many of the largest logits a device finds for a sampler. */
+#define MOEPLAN_CANDIDATES 64
+
 /* Memory of a device that experts kept by the host are fetched to, for one layer. Kernels change
  * what is in it; the rest is the runtime's. */
 typedef struct moeplan_expert_slot {

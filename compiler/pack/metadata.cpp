@@ -18,6 +18,7 @@ static_assert(int(plan::Memory::Device) == int(fb::Residency::device));
 static_assert(int(plan::Access::ReadWrite) == int(fb::Access::read_write));
 static_assert(int(plan::ResourceKind::Keys) == int(fb::BindingKind::keys));
 static_assert(int(plan::ResourceKind::Logits) == int(fb::BindingKind::logits));
+static_assert(int(plan::ResourceKind::Candidates) == int(fb::BindingKind::candidates));
 static_assert(int(plan::ResourceKind::ExpertSlots) == int(fb::BindingKind::expert_slots));
 static_assert(int(plan::MissStrategy::Cached) == int(fb::MissStrategy::cached));
 static_assert(int(plan::Machine::Cuda) == int(fb::Machine::cuda));

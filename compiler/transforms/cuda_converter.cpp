@@ -334,6 +334,12 @@ private:
         program.resource(plan::ResourceKind::Logits, 0, maxTokens() * vocab * sizeof(float));
     linear(source(op.getX()), op.getWeightAttr(), logits,
            {width, vocab, /*accumulate=*/false, /*wantedOnly=*/true});
+    Value found = program.resource(plan::ResourceKind::Candidates, 0,
+                                   MOEPLAN_CANDIDATES * sizeof(moeplan_candidate));
+    program.dispatch(
+        "candidates",
+        {{"vocab_size", vocab}, {"count", int64_t(MOEPLAN_CANDIDATES)}, {"threads", int64_t(1024)}},
+        {1}, {read(logits), write(found)});
   }
 
   /// Zeros once qkv has run; how the last block of attention, then of the router, knows that it is

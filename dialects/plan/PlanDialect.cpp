@@ -75,6 +75,7 @@ bool plan::isWritable(Value buffer) {
     case ResourceKind::Keys:
     case ResourceKind::Values:
     case ResourceKind::Logits:
+    case ResourceKind::Candidates:
     case ResourceKind::ExpertSlots:
       return true;
     case ResourceKind::Experts: // a device fetches experts by itself

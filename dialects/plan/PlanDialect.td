@@ -46,6 +46,7 @@ def Plan_ResourceKind : Plan_Enum<"ResourceKind", "a buffer that outlives a prog
     I32EnumAttrCase<"Keys", 2, "keys">, I32EnumAttrCase<"Values", 3, "values">,
     I32EnumAttrCase<"Experts", 4, "experts">, I32EnumAttrCase<"Tokens", 5, "tokens">,
     I32EnumAttrCase<"Logits", 6, "logits">,
+    I32EnumAttrCase<"Candidates", 7, "candidates">,
     I32EnumAttrCase<"ExpertSlots", 8, "expert_slots">]>;
 def Plan_ResourceKindAttr : EnumAttr<Plan_Dialect, Plan_ResourceKind, "resource">;
 

@@ -151,8 +151,9 @@ def Plan_ResourceOp : Plan_Op<"resource", [HasParent<"ProgramOp">]> {
   let summary = "something of the session or the plan as an operand";
   let description = [{
     `keys` and `values` are the KV cache of layer `index`, `experts` its expert table, `expert_slots`
-    where a device fetches experts to; `tokens` and
-    `logits` are the program's input and output and state their size in bytes.
+    where a device fetches experts to; `tokens`,
+    `logits` and a device's `candidates` are the program's input and outputs and state their size in
+    bytes.
 
     Example: `%k = plan.resource keys 3 : !plan.buffer<host>`
     Example: `%t = plan.resource tokens 0 bytes 4 : !plan.buffer<host>`

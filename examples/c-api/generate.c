@@ -48,30 +48,28 @@ int main(int argc, char **argv) {
   moeplan_text_decoder *decoder = NULL;
   check(moeplan_text_decoder_create(artifact, &decoder));
 
-  /* Prefill: the whole prompt at once, of which only the last token's logits are needed. */
+  /* Prefill: the whole prompt at once; the token that follows it is drawn. */
   int32_t *tokens = NULL;
   size_t count = 0;
+  int32_t token = 0;
   check(
       moeplan_tokenize(artifact, prompt, strlen(prompt), model.bos_token_id >= 0, &tokens, &count));
-  if (count > 0)
-    check(moeplan_session_append(session, tokens, count, 1));
   for (size_t i = 0; i < count; ++i)
     moeplan_sampler_observe(sampler, tokens[i]);
+  if (count > 0)
+    check(moeplan_session_append_sampled(session, tokens, count, sampler, &token));
   moeplan_tokens_free(tokens);
 
-  /* Decode: sample, print, append. */
+  /* Decode: print, append, draw the next one. */
   const char *text = "";
   size_t bytes = 0;
-  for (long i = 0; count > 0 && i < max_tokens; ++i) {
-    const int32_t token = moeplan_sampler_sample(sampler, moeplan_session_logits(session, 0));
-    if (moeplan_artifact_is_eos(artifact, token))
-      break;
+  for (long i = 0; count > 0 && i < max_tokens && !moeplan_artifact_is_eos(artifact, token); ++i) {
     check(moeplan_text_decoder_push(decoder, token, &text, &bytes));
     fwrite(text, 1, bytes, stdout);
     fflush(stdout);
     if (moeplan_session_position(session) == moeplan_session_context_length(session))
       break; /* the KV cache is full */
-    check(moeplan_session_append(session, &token, 1, 1));
+    check(moeplan_session_append_sampled(session, &token, 1, sampler, &token));
   }
   check(moeplan_text_decoder_finish(decoder, &text, &bytes));
   fwrite(text, 1, bytes, stdout);

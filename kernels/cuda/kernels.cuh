@@ -6,6 +6,7 @@
 
 #include "attention.cuh"
 #include "attention_prompt.cuh"
+#include "candidates.cuh"
 #include "elementwise.cuh"
 #include "experts.cuh"
 #include "experts_prompt.cuh"

@@ -70,6 +70,24 @@ moeplan_status *moeplan_session_append(moeplan_session *session, const int32_t *
   });
 }
 
+moeplan_status *moeplan_session_append_sampled(moeplan_session *session, const int32_t *tokens,
+                                               size_t count, moeplan_sampler *sampler,
+                                               int32_t *token) {
+  return guard([&]() -> Status {
+    if (!session || !sampler || !token || (!tokens && count > 0))
+      return nullArgument(!session   ? "session"
+                          : !sampler ? "sampler"
+                          : !token   ? "token"
+                                     : "tokens");
+    if (sampler->sampler.vocabSize() != session->session->vocabSize())
+      return invalidArgument("the sampler is for " + std::to_string(sampler->sampler.vocabSize()) +
+                             " tokens, the model has " +
+                             std::to_string(session->session->vocabSize()));
+    MOEPLAN_ASSIGN(*token, session->session->appendSampled({tokens, count}, sampler->sampler));
+    return {};
+  });
+}
+
 moeplan_status *moeplan_session_append_counted(moeplan_session *session, const int32_t *tokens,
                                                size_t count, size_t logits_count,
                                                moeplan_work *work) {

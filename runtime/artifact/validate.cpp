@@ -325,6 +325,10 @@ private:
       valid = binding.index() < model.num_layers();
       readOnly = target.machine == fb::Machine::cpu; // devices fetch experts by themselves
       break;
+    case fb::BindingKind::candidates:
+      available = MOEPLAN_CANDIDATES * sizeof(moeplan_candidate);
+      valid = binding.offset() == 0 && target.machine != fb::Machine::cpu;
+      break;
     case fb::BindingKind::expert_slots:
       valid = binding.index() < model.num_layers() && target.hasSlots;
       break;

@@ -16,6 +16,8 @@ constexpr uint64_t kTokensOffset = (sizeof(moeplan_step) + 15) / 16 * 16;
 
 cuda::Pointer addressOf(const std::byte *pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
+constexpr uint64_t kCandidatesBytes = MOEPLAN_CANDIDATES * sizeof(moeplan_candidate);
+
 uint64_t inputBytes(uint32_t maxTokens) { return kTokensOffset + maxTokens * sizeof(int32_t); }
 uint64_t logitsBytes(uint64_t rows, uint32_t vocabSize) { return rows * vocabSize * sizeof(float); }
 
@@ -30,6 +32,8 @@ Result<std::unique_ptr<DeviceStep>> DeviceStep::create(CudaDevice &device, uint3
   MOEPLAN_ASSIGN(step->deviceInput_, device.allocate(inputBytes(maxTokens), "tokens"));
   MOEPLAN_ASSIGN(step->deviceLogits_, device.allocate(logitsBytes(maxTokens, vocabSize), "logits"));
   MOEPLAN_ASSIGN(step->logits_, device.allocatePinned(logitsBytes(kLogitsRows, vocabSize)));
+  MOEPLAN_ASSIGN(step->deviceCandidates_, device.allocate(kCandidatesBytes, "candidates"));
+  MOEPLAN_ASSIGN(step->candidates_, device.allocatePinned(kCandidatesBytes));
   return step;
 }
 
@@ -45,6 +49,20 @@ Status DeviceStep::run(const DeviceProgram &program, const moeplan_step &step,
   setInput(step, tokens);
   MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
   return fetchLogits(step, logits);
+}
+
+Result<std::span<const moeplan_candidate>>
+DeviceStep::runForCandidates(const DeviceProgram &program, const moeplan_step &step,
+                             std::span<const int32_t> tokens) {
+  const cuda::Driver &driver = device_.driver();
+  MOEPLAN_TRY(device_.use());
+  setInput(step, tokens);
+  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
+  MOEPLAN_CUDA(driver, copyToHostAsync, candidates_.data(), addressOf(deviceCandidates_.data()),
+               kCandidatesBytes, stream_);
+  MOEPLAN_CUDA(driver, streamSynchronize, stream_);
+  return std::span(reinterpret_cast<const moeplan_candidate *>(candidates_.data()),
+                   std::min<size_t>(MOEPLAN_CANDIDATES, vocabSize_));
 }
 
 Status DeviceStep::runOneByOne(const DeviceProgram &program, const moeplan_step &step,
@@ -126,8 +144,9 @@ Status DeviceProgram::resolve(const Artifact &artifact, const fb::Program &progr
   ProgramMemory onDevice = memory;
   onDevice.tokens = reinterpret_cast<int32_t *>(input + kTokensOffset);
   const auto operandOf = [&](const fb::Binding &binding) {
-    const std::byte *base = binding.kind() == fb::BindingKind::logits
-                                ? step.deviceLogits_.data()
+    const std::byte *base = binding.kind() == fb::BindingKind::logits ? step.deviceLogits_.data()
+                            : binding.kind() == fb::BindingKind::candidates
+                                ? step.deviceCandidates_.data()
                                 : onDevice.baseOf(artifact, binding);
     return addressOf(base) + binding.offset();
   };

@@ -28,6 +28,11 @@ public:
   /// has been done. Errors: MOEPLAN_IO_ERROR from the driver.
   Status run(const class DeviceProgram &program, const moeplan_step &step,
              std::span<const int32_t> tokens, float *logits);
+  /// The same, but the logits stay on the device: the candidates of the last row, which has to be
+  /// wanted. They live until the next run.
+  Result<std::span<const moeplan_candidate>> runForCandidates(const class DeviceProgram &program,
+                                                              const moeplan_step &step,
+                                                              std::span<const int32_t> tokens);
   /// The same results, one dispatch after the other: `observer` is told of each, with the operands
   /// that workOf() wants; `timer`, which may be null, besides of what it took. `table` is the
   /// host's [num_layers * num_experts].
@@ -46,10 +51,12 @@ private:
 
   const uint32_t vocabSize_;
   cuda::Stream stream_ = nullptr;
-  PinnedMemory input_;        ///< moeplan_step, then the tokens
-  DeviceMemory deviceInput_;  ///< the same; a copy of it is the first node of every graph
-  DeviceMemory deviceLogits_; ///< float32 [maxTokens, vocabSize]
-  PinnedMemory logits_;       ///< float32 [kLogitsRows, vocabSize]
+  PinnedMemory input_;            ///< moeplan_step, then the tokens
+  DeviceMemory deviceInput_;      ///< the same; a copy of it is the first node of every graph
+  DeviceMemory deviceLogits_;     ///< float32 [maxTokens, vocabSize]
+  PinnedMemory logits_;           ///< float32 [kLogitsRows, vocabSize]
+  DeviceMemory deviceCandidates_; ///< moeplan_candidate [MOEPLAN_CANDIDATES]
+  PinnedMemory candidates_;       ///< the same
   static constexpr uint32_t kLogitsRows = 8;
 };
 

@@ -45,6 +45,7 @@ const std::byte *ProgramMemory::baseOf(const Artifact &artifact, const fb::Bindi
   case fb::BindingKind::expert_slots:
     return expertSlots + layer * sizeof(moeplan_expert_slots);
   case fb::BindingKind::logits:
+  case fb::BindingKind::candidates:
     break;
   }
   return nullptr;

@@ -82,8 +82,7 @@ void Sampler::observe(int32_t token) {
 /// it is positive, multiplied where it is negative, once however often the token occurred (Keskar
 /// et al., CTRL, arXiv 1909.05858, section 4.1; the treatment of negative logits is that of the
 /// implementations since).
-float Sampler::penalisedLogit(const float *logits, uint32_t token) const {
-  const float logit = logits[token];
+float Sampler::penalised(float logit, uint32_t token) const {
   if (std::isnan(logit))
     return minusInfinity;
   const uint64_t seen = lastSeen_[token];
@@ -96,7 +95,7 @@ int32_t Sampler::greedyToken(const float *logits) const {
   uint32_t best = 0;
   float bestLogit = minusInfinity;
   for (uint32_t token = 0; token < lastSeen_.size(); ++token) {
-    if (const float logit = penalisedLogit(logits, token); logit > bestLogit) {
+    if (const float logit = penalised(logits[token], token); logit > bestLogit) {
       best = token;
       bestLogit = logit;
     }
@@ -105,34 +104,80 @@ int32_t Sampler::greedyToken(const float *logits) const {
 }
 
 int32_t Sampler::sample(const float *logits) {
-  int32_t token = greedyToken(logits);
-  const float largest = penalisedLogit(logits, static_cast<uint32_t>(token));
-  if (options_.temperature > 0 && largest > minusInfinity) {
-    for (uint32_t id = 0; id < candidates_.size(); ++id) {
-      const float logit = penalisedLogit(logits, id);
-      // The largest logit is subtracted before the division, so that no temperature overflows, and
-      // compared first, so that infinities leave no NaN.
-      const double weight =
-          logit == largest
-              ? 1.0
-              : std::exp((double{logit} - double{largest}) / double{options_.temperature});
-      candidates_[id] = {logit, static_cast<int32_t>(id), weight};
-    }
-    token = draw({candidates_.data(), keepNucleus(keepTopK())});
+  int32_t token = 0;
+  if (options_.temperature > 0) {
+    for (uint32_t id = 0; id < candidates_.size(); ++id)
+      candidates_[id] = {penalised(logits[id], id), static_cast<int32_t>(id), 0};
+    token = choose(candidates_.size());
+  } else {
+    token = greedyToken(logits);
   }
   observe(token);
   return token;
 }
 
-/// Moves the top_k candidates to the front, in order, and returns how many there are.
-size_t Sampler::keepTopK() {
-  const size_t count = options_.top_k;
-  if (count == 0 || count >= candidates_.size())
-    return candidates_.size();
-  const auto end = candidates_.begin() + static_cast<ptrdiff_t>(count);
-  std::nth_element(candidates_.begin(), end, candidates_.end(), isBefore);
+bool Sampler::samplesFrom(size_t count) const {
+  const size_t wanted = options_.temperature > 0 ? options_.top_k : 1;
+  if (wanted == 0 || wanted >= lastSeen_.size())
+    return false;
+  if (options_.repetition_window == 0)
+    return wanted <= count;
+  // The most that a window lowers are as many as it has tokens.
+  return options_.repetition_penalty >= 1 && wanted <= count &&
+         options_.repetition_window <= count - wanted;
+}
+
+int32_t Sampler::sample(std::span<const moeplan_candidate> candidates) {
+  int32_t token = 0;
+  if (options_.temperature > 0) {
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      const auto [logit, id] = candidates[i];
+      candidates_[i] = {penalised(logit, static_cast<uint32_t>(id)), id, 0};
+    }
+    token = choose(candidates.size());
+  } else {
+    Candidate best{minusInfinity, 0, 0};
+    for (const auto &[logit, id] : candidates)
+      if (const Candidate other{penalised(logit, static_cast<uint32_t>(id)), id, 0};
+          other.logit > minusInfinity && isBefore(other, best))
+        best = other;
+    token = best.token;
+  }
+  observe(token);
+  return token;
+}
+
+/// Of the first `count` candidates.
+int32_t Sampler::choose(size_t count) {
+  count = keepTopK(count);
+  const std::span kept(candidates_.data(), count);
+  const float largest =
+      std::max_element(kept.begin(), kept.end(), [](const Candidate &a, const Candidate &b) {
+        return a.logit < b.logit;
+      })->logit;
+  if (largest == minusInfinity)
+    return 0;
+  // The largest logit is subtracted before the division, so that no temperature overflows, and
+  // compared first, so that infinities leave no NaN.
+  for (Candidate &candidate : kept)
+    candidate.weight =
+        candidate.logit == largest
+            ? 1.0
+            : std::exp((double{candidate.logit} - double{largest}) / double{options_.temperature});
+  return draw(kept.first(keepNucleus(count)));
+}
+
+/// Moves the top_k of the first `count` candidates to the front, in order, and returns how many
+/// there are.
+size_t Sampler::keepTopK(size_t count) {
+  const size_t wanted = options_.top_k;
+  if (wanted == 0 || wanted >= lastSeen_.size())
+    return count;
+  const auto end = candidates_.begin() + static_cast<ptrdiff_t>(wanted);
+  std::nth_element(candidates_.begin(), end, candidates_.begin() + static_cast<ptrdiff_t>(count),
+                   isBefore);
   std::sort(candidates_.begin(), end, isBefore);
-  return count;
+  return wanted;
 }
 
 /// Of the first `count` candidates, the smallest set whose probability is at least top_p, most

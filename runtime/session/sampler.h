@@ -1,6 +1,7 @@
 // Chooses the next token from logits.
 #pragma once
 
+#include "kernel_abi.h"
 #include "runtime/support/status.h"
 
 #include <array>
@@ -32,6 +33,8 @@ public:
   /// header states.
   static Result<Sampler> create(const moeplan_sampler_options &options, uint32_t vocabSize);
 
+  size_t vocabSize() const { return lastSeen_.size(); }
+
   /// Counts `token` as one of the latest for the repetition penalty; ids that are out of range are
   /// ignored.
   void observe(int32_t token);
@@ -39,6 +42,13 @@ public:
   /// Draws a token from `logits` (float32 [vocabSize]) and observes it. A NaN counts as minus
   /// infinity; where no logit is above that, the token is 0. Does not allocate.
   int32_t sample(const float *logits);
+
+  /// Whether the `count` largest logits are all that sample() looks at: it is greedy or keeps
+  /// top-k, and no penalty raises a logit, or lowers so many that those behind them count.
+  bool samplesFrom(size_t count) const;
+  /// The same token, from the largest logits in their order (moeplan_candidate), where
+  /// samplesFrom(candidates.size()).
+  int32_t sample(std::span<const moeplan_candidate> candidates);
 
 private:
   struct Candidate {
@@ -49,9 +59,10 @@ private:
 
   Sampler(const moeplan_sampler_options &options, uint32_t vocabSize);
 
-  float penalisedLogit(const float *logits, uint32_t token) const;
+  float penalised(float logit, uint32_t token) const;
   int32_t greedyToken(const float *logits) const;
-  size_t keepTopK();
+  int32_t choose(size_t count);
+  size_t keepTopK(size_t count);
   size_t keepNucleus(size_t count);
   int32_t draw(std::span<const Candidate> kept);
 

@@ -239,6 +239,29 @@ Status Session::append(std::span<const int32_t> tokens, size_t logitsCount) {
                     });
 }
 
+Result<int32_t> Session::appendSampled(std::span<const int32_t> tokens, Sampler &sampler) {
+  if (!onCuda() || !sampler.samplesFrom(MOEPLAN_CANDIDATES)) {
+    MOEPLAN_TRY(append(tokens, 1));
+    const int32_t token = sampler.sample(logits(0));
+    logitsCount_ = 0;
+    return token;
+  }
+  int32_t token = 0;
+  const auto onDevice = [&](const DeviceProgram &program, const moeplan_step &step,
+                            float *logits) -> Status {
+    const auto given = std::span(tokens_).first(step.token_count);
+    if (step.logits_begin == step.token_count) // of a prompt, and not its end
+      return step_->run(program, step, given, logits);
+    MOEPLAN_ASSIGN(const auto candidates, step_->runForCandidates(program, step, given));
+    token = sampler.sample(candidates);
+    return {};
+  };
+  MOEPLAN_TRY(
+      appendWith(tokens, 1, onDevice, [](BoundProgram &, const moeplan_step &, float *) {}));
+  logitsCount_ = 0;
+  return token;
+}
+
 Result<moeplan_work> Session::appendCounted(std::span<const int32_t> tokens, size_t logitsCount) {
   WorkCounter counter(artifact().metadata());
   const auto onDevice = [&](const DeviceProgram &program, const moeplan_step &step, float *logits) {

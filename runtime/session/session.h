@@ -10,6 +10,7 @@
 #include "runtime/session/boundary.h"
 #include "runtime/session/kernel_times.h"
 #include "runtime/session/loaded_plan.h"
+#include "runtime/session/sampler.h"
 #include "runtime/support/status.h"
 
 #include <atomic>
@@ -58,6 +59,8 @@ public:
 
   /// See moeplan_session_append().
   Status append(std::span<const int32_t> tokens, size_t logitsCount);
+  /// See moeplan_session_append_sampled(); the token.
+  Result<int32_t> appendSampled(std::span<const int32_t> tokens, Sampler &sampler);
   /// See moeplan_session_append_counted().
   Result<moeplan_work> appendCounted(std::span<const int32_t> tokens, size_t logitsCount);
   /// See moeplan_session_measure_kernels().

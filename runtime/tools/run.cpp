@@ -182,12 +182,13 @@ Generation generate(const Options &options, const moeplan_artifact &artifact,
   };
 
   const auto start = Clock::now();
+  int32_t next = options.maxTokens > 0 ? moeplan_sampler_sample(&sampler, logits) : 0;
   while (result.tokens.size() < options.maxTokens) {
     if (interrupted != 0) {
       result.stopReason = "interrupted";
       break;
     }
-    const int32_t token = moeplan_sampler_sample(&sampler, logits);
+    const int32_t token = next;
     if (options.stopAtEos && moeplan_artifact_is_eos(&artifact, token)) {
       result.stopReason = "eos";
       break;
@@ -206,8 +207,7 @@ Generation generate(const Options &options, const moeplan_artifact &artifact,
       break;
     }
     director.direct(result.tokens.size());
-    check(moeplan_session_append(&session, &token, 1, 1));
-    logits = moeplan_session_logits(&session, 0);
+    check(moeplan_session_append_sampled(&session, &token, 1, &sampler, &next));
     ++result.steps;
   }
   result.seconds = secondsSince(start);

@@ -349,7 +349,8 @@ TEST(ArtifactRulesTest, Operands) {
   const char *beyond = "an operand reaches beyond its memory";
   using D = ArtifactDraft;
 
-  EXPECT_EQ(bound(operand(BindingKind(7), 0, 0, 0)), nothing);
+  EXPECT_EQ(bound(operand(BindingKind(9), 0, 0, 0)), nothing);
+  EXPECT_EQ(bound(operand(BindingKind::candidates, 0, 0, 8, Access::write)), nothing);
   EXPECT_EQ(bound(arena(0, 64, Access(3))), "unknown access");
 
   EXPECT_EQ(bound(arena(192, 64)), "");

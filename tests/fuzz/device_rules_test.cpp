@@ -140,6 +140,19 @@ TEST(DeviceRulesTest, ExpertsAreFetchedWherePlansHaveSlots) {
   EXPECT_NE(withSlots(fb::MissStrategy::stream, 0, 4), "");
 }
 
+TEST(DeviceRulesTest, CandidatesHaveAPlace) {
+  const auto bound = [](uint64_t offset, uint64_t bytes) {
+    return deviceRefusal([&](ArtifactDraft &d) {
+      d.plans[0].devicePrograms[0].commands = {dispatch(
+          1, 1, {operand(fb::BindingKind::candidates, 0, offset, bytes, fb::Access::write)})};
+    });
+  };
+  const std::string where = "plan 'default': program 'device_decode': command 0: ";
+  EXPECT_EQ(bound(0, 512), "");
+  EXPECT_EQ(bound(0, 513), where + "an operand reaches beyond its memory");
+  EXPECT_EQ(bound(8, 8), where + "an operand names nothing that exists");
+}
+
 TEST(DeviceRulesTest, CanariesAreOfCpuKernels) {
   auto canaryOf = [](uint32_t library) {
     return deviceRefusal([&](ArtifactDraft &d) {

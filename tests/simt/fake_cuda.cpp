@@ -49,7 +49,7 @@ struct Driver {
   int failure = 0;
   bool hasFailed = false;
   std::map<std::string, int64_t> calls;
-  int64_t allCalls = 0, live = 0;
+  int64_t allCalls = 0, live = 0, bytesToHost = 0;
   std::map<uint64_t, uint64_t> allocations; ///< bytes by address, of the device
   std::map<void *, std::vector<std::unique_ptr<Function>>> functions;
 };
@@ -109,7 +109,7 @@ void fake_cuda_reset() {
   Driver &d = driver();
   const std::lock_guard lock(d.mutex);
   d.calls.clear();
-  d.allCalls = 0;
+  d.allCalls = d.bytesToHost = 0;
   d.untilFailure = -1;
   d.hasFailed = false;
 }
@@ -130,6 +130,7 @@ int64_t fake_cuda_calls(const char *name) {
   const std::lock_guard lock(driver().mutex);
   return name ? driver().calls[name] : driver().allCalls;
 }
+int64_t fake_cuda_bytes_to_host() { return driver().bytesToHost; }
 int64_t fake_cuda_live_objects() { return driver().live; }
 uint64_t fake_cuda_device_bytes() { return driver().used; }
 
@@ -250,6 +251,7 @@ int cuMemcpyDtoHAsync_v2(void *target, uint64_t source, size_t bytes, void *stre
   if (!isOnDevice(source, bytes))
     return kInvalidValue;
   return perform(stream, [=] {
+    driver().bytesToHost += int64_t(bytes);
     std::memcpy(target, reinterpret_cast<const void *>(source), bytes);
     return kSuccess;
   });

@@ -16,6 +16,8 @@ void fake_cuda_fail_call(int64_t index, int error);
 bool fake_cuda_failed();
 /// Calls since the last reset; of function `name` alone, where it is not null.
 int64_t fake_cuda_calls(const char *name);
+/// Bytes copied to the host since the last reset.
+int64_t fake_cuda_bytes_to_host();
 /// What has been made and not given back: memory, streams, events, modules, graphs.
 int64_t fake_cuda_live_objects();
 uint64_t fake_cuda_device_bytes();

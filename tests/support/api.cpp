@@ -26,6 +26,12 @@ ArtifactHandle openArtifact(const std::filesystem::path &path) {
   return ArtifactHandle(artifact);
 }
 
+SamplerHandle createSampler(const moeplan_sampler_options &options, uint32_t vocabSize) {
+  moeplan_sampler *sampler = nullptr;
+  check(moeplan_sampler_create(&options, vocabSize, &sampler));
+  return SamplerHandle(sampler);
+}
+
 SessionHandle createSession(const moeplan_artifact *artifact, const SessionRequest &request) {
   moeplan_session_options options;
   moeplan_session_options_init(&options);

@@ -15,9 +15,11 @@ namespace moeplan::testing {
 struct CloseHandle {
   void operator()(moeplan_artifact *artifact) const { moeplan_artifact_close(artifact); }
   void operator()(moeplan_session *session) const { moeplan_session_free(session); }
+  void operator()(moeplan_sampler *sampler) const { moeplan_sampler_free(sampler); }
 };
 using ArtifactHandle = std::unique_ptr<moeplan_artifact, CloseHandle>;
 using SessionHandle = std::unique_ptr<moeplan_session, CloseHandle>;
+using SamplerHandle = std::unique_ptr<moeplan_sampler, CloseHandle>;
 
 /// A status, taken over and released.
 struct Outcome {
@@ -36,6 +38,7 @@ struct SessionRequest {
 // What follows throws std::runtime_error with the message where the API fails.
 ArtifactHandle openArtifact(const std::filesystem::path &path);
 SessionHandle createSession(const moeplan_artifact *artifact, const SessionRequest &request = {});
+SamplerHandle createSampler(const moeplan_sampler_options &options, uint32_t vocabSize);
 std::string inspect(const moeplan_artifact *artifact);
 std::vector<int32_t> tokenize(const moeplan_artifact *artifact, const std::string &text,
                               bool addBos);

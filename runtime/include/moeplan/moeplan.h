@@ -345,6 +345,15 @@ MOEPLAN_EXPORT void moeplan_sampler_observe(moeplan_sampler *sampler, int32_t to
 MOEPLAN_EXPORT int32_t moeplan_sampler_sample(moeplan_sampler *sampler, const float *logits);
 MOEPLAN_EXPORT void moeplan_sampler_free(moeplan_sampler *sampler);
 
+/* moeplan_session_append(), and the next token as moeplan_sampler_sample() would draw it from the last
+ * position's logits: the same token, the same draws. On a GPU only the largest logits come to the host
+ * where the sampler needs no others. Keeps no logits: moeplan_session_logits() is NULL. Where it fails,
+ * the sampler is as before. */
+MOEPLAN_EXPORT moeplan_status *moeplan_session_append_sampled(moeplan_session *session,
+                                                              const int32_t *tokens, size_t count,
+                                                              moeplan_sampler *sampler,
+                                                              int32_t *token);
+
 /* ---- measuring ----------------------------------------------------------------------------- */
 
 /* Bytes per second that `threads` threads together read from memory, sequentially, each its own part

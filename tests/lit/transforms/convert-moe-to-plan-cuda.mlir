@@ -31,7 +31,7 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 
 // The programs for CPUs come first. Then six launches a layer: the norm is part of what reads it, the
 // counters that qkv clears tell attention which block is the last of a head, and the router which is the
-// last of all; the residual is added in place. Of many tokens, products take tiles: 64 of them, of an
+// last of all; the residual is added in place. Behind the logits, the largest of the last row are found. Of many tokens, products take tiles: 64 of them, of an
 // expert as many as it has on average; their rows are rounded and gathered before, and the experts' sums
 // put together behind.
 // CHECK-LABEL: plan.plan @whole
@@ -52,6 +52,8 @@ moe.weight @down : tensor<64x80xbf16> source "down" in "model.safetensors" at 13
 // CHECK:        plan.dispatch @cuda_experts_down_64_80_2_1_4_1_1_512 tiles 2 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], read_write %[[X]])
 // CHECK:        %[[LOGITS:.*]] = plan.resource logits 0 bytes 128 : <device>
 // CHECK:        plan.dispatch @cuda_linear_64_32_1_2_0_1_1_256 tiles 1 (read %[[X]], read %{{.*}}, read %{{.*}}, write %[[LOGITS]])
+// CHECK:        %[[FOUND:.*]] = plan.resource candidates 0 bytes 512 : <device>
+// CHECK:        plan.dispatch @cuda_candidates_32_64_1024 tiles 1 (read %[[LOGITS]], write %[[FOUND]])
 // CHECK-NOT:    plan.dispatch
 // CHECK:      plan.program @device_decode_8 max_tokens 8 memory device
 // CHECK:        plan.dispatch @cuda_experts_gate_up_{{.*}} tiles 6 (

@@ -58,6 +58,45 @@ TEST_F(CudaSessionTest, AStepIsOneLaunch) {
   EXPECT_EQ(fake_cuda_calls("cuMemAlloc_v2"), 0);
 }
 
+TEST_F(CudaSessionTest, SamplesOnTheDevice) {
+  const auto artifact = open(Artifacts::cuda());
+  Served served(*artifact, "int4", "cuda");
+  Session &session = *served.session;
+  const auto generated = [&](moeplan_sampler_options options, bool onDevice) {
+    auto sampler = std::move(Sampler::create(options, session.vocabSize())).value();
+    std::vector<int32_t> tokens(promptTokens().begin(), promptTokens().end()), result;
+    session.reset();
+    for (int i = 0; i < 6; ++i) {
+      if (onDevice) {
+        const auto token = session.appendSampled(tokens, sampler);
+        EXPECT_TRUE(token.ok());
+        tokens = {token.value()};
+        EXPECT_EQ(session.logits(0), nullptr);
+      } else {
+        EXPECT_TRUE(session.append(tokens, 1).ok());
+        tokens = {sampler.sample(session.logits(0))};
+      }
+      result.push_back(tokens[0]);
+    }
+    return result;
+  };
+  const auto row = int64_t(session.vocabSize() * sizeof(float));
+  for (const auto &[temperature, topK] : {std::pair(0.0f, 0u), {0.9f, 20u}, {0.9f, 0u}}) {
+    const moeplan_sampler_options options{.struct_size = sizeof(moeplan_sampler_options),
+                                          .temperature = temperature,
+                                          .top_k = topK,
+                                          .top_p = 0.95f,
+                                          .repetition_penalty = 1.1f,
+                                          .repetition_window = 16,
+                                          .seed = 5};
+    const std::vector<int32_t> expected = generated(options, false);
+    fake_cuda_reset();
+    EXPECT_EQ(generated(options, true), expected) << temperature << ' ' << topK;
+    const bool few = temperature == 0 || topK > 0;
+    EXPECT_EQ(fake_cuda_bytes_to_host(), 6 * (few ? 512 : row));
+  }
+}
+
 TEST_F(CudaSessionTest, KernelsOneByOneGiveTheSameAndAreCounted) {
   const auto artifact = open(Artifacts::cuda());
   Served served(*artifact, "int4", "cuda");

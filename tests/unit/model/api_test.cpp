@@ -144,6 +144,10 @@ TEST_F(ApiTest, NullArgumentsAreRefusedOrIgnored) {
   const char *text = nullptr;
   moeplan_work work{};
   const SessionHandle good = createSession(artifact);
+  moeplan_sampler_options options;
+  moeplan_sampler_options_init(&options);
+  const SamplerHandle sampling = createSampler(options, 512);
+  int32_t next = 0;
   for (moeplan_status *status :
        {moeplan_artifact_open(nullptr, &opened),
         moeplan_artifact_open("x", nullptr),
@@ -162,6 +166,10 @@ TEST_F(ApiTest, NullArgumentsAreRefusedOrIgnored) {
         moeplan_session_create(artifact, nullptr, nullptr),
         moeplan_session_append(nullptr, &token, 1, 1),
         moeplan_session_append(good.get(), nullptr, 1, 1),
+        moeplan_session_append_sampled(nullptr, &token, 1, sampling.get(), &next),
+        moeplan_session_append_sampled(good.get(), nullptr, 1, sampling.get(), &next),
+        moeplan_session_append_sampled(good.get(), &token, 1, nullptr, &next),
+        moeplan_session_append_sampled(good.get(), &token, 1, sampling.get(), nullptr),
         moeplan_session_append_counted(nullptr, &token, 1, 1, &work),
         moeplan_session_append_counted(good.get(), nullptr, 1, 1, &work),
         moeplan_session_append_counted(good.get(), &token, 1, 1, nullptr),
@@ -205,6 +213,31 @@ TEST_F(ApiTest, LogitsExistOnlyBehindAnAppend) {
   EXPECT_NE(moeplan_session_logits(session.get(), 0), nullptr);
   EXPECT_EQ(moeplan_session_logits(session.get(), 1), nullptr);
   EXPECT_EQ(moeplan_session_logits(session.get(), SIZE_MAX), nullptr);
+}
+
+TEST_F(ApiTest, SamplesWhatFollows) {
+  const SessionHandle one = createSession(artifact), other = createSession(artifact);
+  moeplan_sampler_options options;
+  moeplan_sampler_options_init(&options);
+  options.top_k = 20;
+  const SamplerHandle sampled = createSampler(options, 512), byHand = createSampler(options, 512);
+  const int32_t prompt[] = {1, 2, 3};
+  int32_t next = -1, expected = -1;
+  ASSERT_EQ(take(moeplan_session_append_sampled(one.get(), prompt, 3, sampled.get(), &next)).code,
+            MOEPLAN_OK);
+  ASSERT_EQ(take(moeplan_session_append(other.get(), prompt, 3, 1)).code, MOEPLAN_OK);
+  for (int i = 0; i < 5; ++i) {
+    expected = moeplan_sampler_sample(byHand.get(), moeplan_session_logits(other.get(), 0));
+    ASSERT_EQ(next, expected);
+    EXPECT_EQ(moeplan_session_logits(one.get(), 0), nullptr);
+    ASSERT_EQ(take(moeplan_session_append_sampled(one.get(), &next, 1, sampled.get(), &next)).code,
+              MOEPLAN_OK);
+    ASSERT_EQ(take(moeplan_session_append(other.get(), &expected, 1, 1)).code, MOEPLAN_OK);
+  }
+  EXPECT_EQ(moeplan_session_position(one.get()), 8u);
+  const SamplerHandle ofAnother = createSampler(options, 511);
+  expectFailure(moeplan_session_append_sampled(one.get(), &next, 1, ofAnother.get(), &next),
+                MOEPLAN_INVALID_ARGUMENT, "the sampler is for 511 tokens, the model has 512");
 }
 
 TEST_F(ApiTest, AnArtifactSaysWhatItIs) {

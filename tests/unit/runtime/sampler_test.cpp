@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -262,6 +263,72 @@ TEST(Sampler, OptionsOutsideTheirRangeAreRefusedByName) {
     expectRefused([=](auto &options) { options.repetition_penalty = value; }, "repetition_penalty");
   EXPECT_FALSE(Sampler::create(greedy(), 0).ok());
   EXPECT_FALSE(Sampler::create(greedy(), 0x80000000U).ok());
+}
+
+/// The `count` largest logits, as a device finds them.
+std::vector<moeplan_candidate> largest(const std::vector<float> &logits, size_t count) {
+  std::vector<moeplan_candidate> all;
+  for (size_t i = 0; i < logits.size(); ++i)
+    all.push_back({logits[i], static_cast<int32_t>(i)});
+  const auto value = [](const moeplan_candidate &c) {
+    return std::isnan(c.logit) ? -infinity : c.logit;
+  };
+  std::stable_sort(all.begin(), all.end(),
+                   [&](const auto &a, const auto &b) { return value(a) > value(b); });
+  all.resize(std::min(count, all.size()));
+  return all;
+}
+
+TEST(SamplerTest, TheLargestLogitsAreEnough) {
+  constexpr size_t kVocabulary = 300, kCount = 64;
+  RandomGenerator random(3);
+  int compared = 0;
+  for (int trial = 0; trial < 400; ++trial) {
+    moeplan_sampler_options options = greedy();
+    options.seed = random.next();
+    options.temperature = trial % 4 ? static_cast<float>(0.2 + random.nextUniform()) : 0;
+    options.top_k = static_cast<uint32_t>(random.next() % (kCount + 1));
+    options.top_p = trial % 3 ? 1 : static_cast<float>(0.3 + 0.6 * random.nextUniform());
+    options.repetition_penalty = trial % 5 ? 1 : 1.5f;
+    options.repetition_window = static_cast<uint32_t>(random.next() % 40);
+    Sampler whole = make(options, kVocabulary), part = make(options, kVocabulary);
+    if (!part.samplesFrom(kCount))
+      continue;
+    ++compared;
+    for (int step = 0; step < 20; ++step) {
+      std::vector<float> logits(kVocabulary);
+      for (float &logit : logits) { // few values: many ties
+        logit = static_cast<float>(static_cast<int>(random.next() % 41) - 30) / 4;
+        if (random.next() % 50 == 0)
+          logit = random.next() % 2 ? notANumber : -infinity;
+        if (trial % 7 == 0)
+          logit = step % 2 ? -infinity : std::min(logit, 0.0f);
+      }
+      if (trial % 11 == 0)
+        logits[random.next() % kVocabulary] = infinity;
+      ASSERT_EQ(part.sample(largest(logits, kCount)), whole.sample(logits.data()))
+          << "trial " << trial << " step " << step;
+    }
+  }
+  EXPECT_GT(compared, 200);
+}
+
+TEST(SamplerTest, SaysWhenTheLargestLogitsAreNotEnough) {
+  const auto enough = [](auto &&change, size_t vocabSize = 1000) {
+    moeplan_sampler_options options = drawing();
+    options.top_k = 40;
+    change(options);
+    return make(options, vocabSize).samplesFrom(64);
+  };
+  EXPECT_TRUE(enough([](auto &) {}));
+  EXPECT_TRUE(enough([](auto &o) { o.temperature = 0, o.top_k = 0; }));
+  EXPECT_TRUE(enough([](auto &o) { o.top_k = 64; }));
+  EXPECT_FALSE(enough([](auto &o) { o.top_k = 65; }));
+  EXPECT_FALSE(enough([](auto &o) { o.top_k = 0; }));
+  EXPECT_FALSE(enough([](auto &) {}, 40)) << "nothing is kept from it: in the order of ids";
+  EXPECT_TRUE(enough([](auto &o) { o.repetition_penalty = 2, o.repetition_window = 24; }));
+  EXPECT_FALSE(enough([](auto &o) { o.repetition_penalty = 2, o.repetition_window = 25; }));
+  EXPECT_FALSE(enough([](auto &o) { o.repetition_penalty = 0.5f, o.repetition_window = 1; }));
 }
 
 } // namespace
