@@ -35,6 +35,24 @@ std::optional<double> given(double value) {
 
 } // namespace
 
+namespace {
+
+/// `measure(CudaDevice &)` gives bytes per second.
+template <typename Measure>
+moeplan_status *measureOnGpu(moeplan_runtime *runtime, double *bytesPerSecond, Measure &&measure) {
+  return guard([&]() -> Status {
+    if (!runtime || !bytesPerSecond)
+      return nullArgument(runtime ? "bytes_per_second" : "runtime");
+    CudaDevice *device = runtime->runtime->backend().device().cuda();
+    if (!device)
+      return unsupported("the memory of this device is the host's");
+    MOEPLAN_ASSIGN(*bytesPerSecond, measure(*device));
+    return {};
+  });
+}
+
+} // namespace
+
 extern "C" {
 
 const char *moeplan_event_name(moeplan_event_kind kind) {
@@ -108,14 +126,16 @@ moeplan_status *moeplan_runtime_verify_plan(moeplan_runtime *runtime, const char
 moeplan_status *moeplan_runtime_measure_device_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
                                                          uint32_t repetitions,
                                                          double *bytes_per_second) {
-  return guard([&]() -> Status {
-    if (!runtime || !bytes_per_second)
-      return nullArgument(runtime ? "bytes_per_second" : "runtime");
-    CudaDevice *device = runtime->runtime->backend().device().cuda();
-    if (!device)
-      return unsupported("the memory of this device is the host's");
-    MOEPLAN_ASSIGN(*bytes_per_second, device->measureCopyBandwidth(bytes, repetitions));
-    return {};
+  return measureOnGpu(runtime, bytes_per_second, [&](CudaDevice &device) {
+    return device.measureCopyBandwidth(bytes, repetitions);
+  });
+}
+
+moeplan_status *moeplan_runtime_measure_link_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
+                                                       uint32_t repetitions,
+                                                       double *bytes_per_second) {
+  return measureOnGpu(runtime, bytes_per_second, [&](CudaDevice &device) {
+    return device.measureLinkBandwidth(bytes, repetitions);
   });
 }
 

@@ -141,8 +141,11 @@ template <typename Count> moeplan_work overRoutedExperts(const Call &call, Count
   const auto *begin = call.operand<uint32_t>(2);
   moeplan_work work{};
   for (uint64_t e = 0; e < call.constant("num_experts"); ++e)
-    if (begin[e + 1] > begin[e])
-      addWork(work, count(experts[e], begin[e + 1] - begin[e]));
+    if (begin[e + 1] > begin[e]) {
+      moeplan_work more = count(experts[e], begin[e + 1] - begin[e]);
+      more.host_bytes = experts[e].on_host ? more.weight_bytes : 0;
+      addWork(work, more);
+    }
   return work;
 }
 
@@ -205,6 +208,7 @@ moeplan_work workOf(const fb::Kernel &kernel, std::span<void *const> operands,
 
 void addWork(moeplan_work &sum, const moeplan_work &more) {
   sum.weight_bytes += more.weight_bytes;
+  sum.host_bytes += more.host_bytes;
   sum.cache_bytes += more.cache_bytes;
   sum.f32_operations += more.f32_operations;
   sum.bf16_operations += more.bf16_operations;

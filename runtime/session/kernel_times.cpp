@@ -56,7 +56,8 @@ std::string describeKernelTimes(const std::vector<KernelTime> &times) {
                     {"cache_bytes", time.work.cache_bytes},
                     {"f32_operations", time.work.f32_operations},
                     {"bf16_operations", time.work.bf16_operations},
-                    {"int8_operations", time.work.int8_operations}});
+                    {"int8_operations", time.work.int8_operations},
+                    {"host_bytes", time.work.host_bytes}});
   return list.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 

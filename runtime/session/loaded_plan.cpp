@@ -87,7 +87,7 @@ moeplan_expert LoadedPlan::rowOf(uint32_t expert, bool onHost) const {
           format(w1),
           format(w3),
           format(w2),
-          w1.memory == fb::Residency::host};
+          usesDevice(plan_) && w1.memory == fb::Residency::host};
 }
 
 Status LoadedPlan::fillTable() {

@@ -51,6 +51,16 @@ public:
                                                   bandwidthRepetitions, &bytesPerSecond));
     return bytesPerSecond;
   }
+  /// From the host to a GPU.
+  double linkBandwidth() const {
+    double bytesPerSecond = 0;
+    check(moeplan_runtime_measure_link_bandwidth(&runtime_, gpuBufferBytes, bandwidthRepetitions,
+                                                 &bytesPerSecond));
+    return bytesPerSecond;
+  }
+  /// What has passed the link to fetch experts, since the beginning; 0: they were read in place.
+  uint64_t fetchedBytes() const { return moeplan_runtime_memory_counters(&runtime_).miss_bytes; }
+  bool isGpu() const { return isGpu_; }
   /// Zeros for a GPU, whose are not measured.
   std::array<double, arithmetics.size()> arithmeticPeaks() const {
     std::array<double, arithmetics.size()> peaks{};
@@ -76,6 +86,7 @@ MachineRates larger(const MachineRates &a, const MachineRates &b) {
 
 void addWork(moeplan_work &sum, const moeplan_work &more) {
   sum.weight_bytes += more.weight_bytes;
+  sum.host_bytes += more.host_bytes;
   sum.cache_bytes += more.cache_bytes;
   for (const Arithmetic &arithmetic : arithmetics)
     sum.*arithmetic.operations += more.*arithmetic.operations;
@@ -135,7 +146,9 @@ void Workload::measureRates(Measurement &result) {
   Progress progress("bench", (uint64_t{options_.repetitions} + 1) * tokens, "tokens");
   countWork(result);
   progress.advance(tokens);
-  std::vector<double> prefills, decodes, bandwidths, bandwidthShares, arithmeticShares;
+  const bool usesLink = meter_.isGpu() && result.decodeWork.host_bytes > 0;
+  std::vector<double> prefills, decodes, bandwidths, bandwidthShares, arithmeticShares, links,
+      linkShares;
   std::array<std::vector<double>, arithmetics.size()> peaks;
   for (uint32_t repetition = 0; repetition < options_.repetitions; ++repetition) {
     moeplan_session_reset(&session_);
@@ -148,10 +161,17 @@ void Workload::measureRates(Measurement &result) {
     progress.advance(prompt_.size());
 
     before.readBandwidth = meter_.readBandwidth();
+    const uint64_t fetchedBefore = meter_.fetchedBytes();
     start = Clock::now();
     decode(append);
     const double decodeSeconds = std::max(secondsSince(start), 1e-9);
+    const uint64_t fetched = meter_.fetchedBytes() - fetchedBefore;
     after.readBandwidth = meter_.readBandwidth();
+    if (usesLink) {
+      result.linkBytes = fetched > 0 ? fetched : result.decodeWork.host_bytes;
+      links.push_back(meter_.linkBandwidth());
+      linkShares.push_back(static_cast<double>(result.linkBytes) / links.back() / decodeSeconds);
+    }
     progress.advance(generated_.size());
 
     const MachineRates rates = larger(before, after);
@@ -170,6 +190,10 @@ void Workload::measureRates(Measurement &result) {
   result.readBandwidth = spread(bandwidths);
   result.bandwidthShare = spread(bandwidthShares);
   result.arithmeticShare = spread(arithmeticShares);
+  if (usesLink) {
+    result.linkBandwidth = spread(links);
+    result.linkShare = spread(linkShares);
+  }
   std::transform(peaks.begin(), peaks.end(), result.peaks.begin(), spread);
 }
 

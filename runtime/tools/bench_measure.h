@@ -81,9 +81,12 @@ struct Measurement {
   moeplan_work prefillWork{};              ///< of the whole prompt
   moeplan_work decodeWork{};               ///< of all decode steps
   // Each with the larger of two measurements, right before and right after a repetition.
-  Spread readBandwidth;                         ///< bytes per second
-  Spread bandwidthShare;                        ///< of it, what decoding uses for weights alone
-  std::array<Spread, arithmetics.size()> peaks; ///< operations per second
+  Spread readBandwidth;  ///< bytes per second
+  Spread bandwidthShare; ///< of it, what decoding uses for weights alone
+  /// Where a GPU reads experts of the host; of all decode steps.
+  uint64_t linkBytes = 0;
+  std::optional<Spread> linkBandwidth, linkShare; ///< bytes per second; of it, what decoding uses
+  std::array<Spread, arithmetics.size()> peaks;   ///< operations per second
   Spread arithmeticShare; ///< of the time of the prefill, what its operations take at the peaks
   std::vector<KernelMeasurement> kernels; ///< empty unless asked for
 

@@ -62,6 +62,9 @@ Json factsJson(const BenchOptions &options, const Measurement &measurement) {
                {"decode_cache_bytes", measurement.decodeWork.cache_bytes},
                {"read_bandwidth", spreadJson(measurement.readBandwidth)},
                {"bandwidth_share", spreadJson(measurement.bandwidthShare)},
+               {"link_bytes", measurement.linkBytes},
+               {"link_bandwidth", spreadJson(measurement.linkBandwidth)},
+               {"link_share", spreadJson(measurement.linkShare)},
                {"prefill_operations", operationsJson(measurement.prefillWork)}};
   for (const Arithmetic &arithmetic : arithmetics)
     json[std::string(arithmetic.name) + "_peak"] =
@@ -101,6 +104,14 @@ std::string percent(const Spread &share) {
 
 /// In units of 10^9, as for GB/s and GOP/s.
 std::string billions(double value) { return formatRate(value / 1e9); }
+
+/// What experts that the host keeps take.
+std::string linkLines(const Measurement &measurement) {
+  if (!measurement.linkBandwidth)
+    return "";
+  return "link from the host: " + formatBytes(measurement.linkBandwidth->median) +
+         "/s\nshare of it that decode uses: " + percent(*measurement.linkShare) + "\n";
+}
 
 std::string tableRow(std::initializer_list<std::string> cells) {
   std::string row = "|";
@@ -172,7 +183,8 @@ std::string benchMarkdown(const BenchOptions &options, const Measurement &measur
       " here\nread bandwidth of the machine: " + formatBytes(measurement.readBandwidth.median) +
       "/s (larger of right before and right after a repetition)\n"
       "share of it that decode uses: " +
-      percent(measurement.bandwidthShare) + "\n" + arithmeticLines(measurement);
+      percent(measurement.bandwidthShare) + "\n" + linkLines(measurement) +
+      arithmeticLines(measurement);
   if (measurement.firstTokenSeconds)
     text += "seconds from opening the file to the first logits: " +
             formatRate(measurement.firstTokenSeconds->median) + "\n";

@@ -24,13 +24,16 @@ mixed() {
   tier mixed "$(on '*.w2' int8g64 device)$(on '*.experts.[0-3].*' int4g64 device)$(on '*' int3g64 device)" \
     'non_expert_format = "int8"\n'
 }
-# All on the device, then shares of the experts on the host.
+# All on the device, then shares of the experts on the host, with each strategy.
 int4() {
   tier int4 "$(on '*' int4g64 device)" 'non_expert_format = "int8"\n'
-  local away='' expert=0 share
+  local away='' expert=0 share misses
   for share in 25 50 75 100; do # of the experts of every layer, on the host
     for (( ; expert < share * 8 / 100; ++expert)); do away+=$(on "*.experts.$expert" int4g64 host); done
-    tier "host$share" "$away$(on '*' int4g64 device)" 'non_expert_format = "int8"\nmisses = "in_place"\n'
+    for misses in in_place stream cached; do
+      tier "host$share-$misses" "$away$(on '*' int4g64 device)" \
+        "non_expert_format = \"int8\"\nmisses = \"$misses\"\n$([ $misses = cached ] && printf 'cache_slots = 2\\n')"
+    done
   done
 }
 policy=$(mktemp --suffix .toml)

@@ -16,7 +16,7 @@ median() { grep -o "\"$2\":{\"median\":[-0-9.e+]*" "$1" | head -1 | grep -o '[-0
 report "# $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no nvidia-smi'), $(date +%F)"
 
 report "" "## Perplexity of the tiny checkpoint, GPU and CPU" ""
-for plan in bf16 int8 int4 mixed host50; do
+for plan in bf16 int8 int4 mixed host50-in_place host50-stream host50-cached; do
   for where in "$device" cpu; do
     plan_options=(--plan "$plan" --text text.txt --context 256 --max-windows "${MOEPLAN_GPU_WINDOWS:-8}" --json)
     # Plans for a device need one with a memory of its own.
@@ -35,16 +35,17 @@ done
 
 report "" "## Switches under decode" ""
 same() { "$moeplan" run tiny.moeplan --device "$device" --plan int8 --prompt "It was" --max-tokens 24 \
-  --temperature 0 --switch-at 8:int4,16:host50 --wait-for-switches 2>"$out/error.txt"; }
+  --temperature 0 --switch-at 8:int4,12:host50-in_place,16:host50-cached --wait-for-switches 2>"$out/error.txt"; }
 if first=$(same) && [ "$first" = "$(same)" ] && [ -n "$first" ]; then
-  report "- int8, int4, host50: twice the same tokens: ok"
+  report "- int8, int4, host50-in_place, host50-cached: twice the same tokens: ok"
 else
   report "- FAILED: $(tail -1 "$out/error.txt")"
   failed=1
 fi
 
-report "" "## Speed: share of the bandwidth of copies within the device's memory" "" \
-  "| plan | batch | tokens/s | share | prefill tokens/s |" "|---|---|---|---|---|"
+report "" "## Speed" "" "Shares: of the bandwidth of copies within the device's memory, by all weights; of copies" \
+  "from pinned memory, by the experts of the host." "" \
+  "| plan | batch | tokens/s | share | of the link | prefill tokens/s |" "|---|---|---|---|---|---|"
 bench() { # PLAN BATCH PROMPT
   local file="$out/bench-$1-$2-$3.json" artifact="full-${1/#host*/int4}.moeplan"
   if "$moeplan" bench "$artifact" --device "$device" --plan "$1" --batch "$2" --prompt-tokens "$3" \
@@ -52,14 +53,18 @@ bench() { # PLAN BATCH PROMPT
     >"$file" 2>"$out/error.txt"; then
     report "$(awk -v p="$1" -v b="$2" -v n="$3" -v t="$(median "$file" decode_tokens_per_second)" \
       -v s="$(median "$file" bandwidth_share)" -v f="$(median "$file" prefill_tokens_per_second)" \
-      'BEGIN { printf "| %s | %d | %.4g | %.1f %% | %.4g (%d) |", p, b, t, 100 * s, f, n }')"
+      -v l="$(median "$file" link_share)" 'BEGIN { printf "| %s | %d | %.4g | %.1f %% | %s | %.4g (%d) |", p, b, t,
+        100 * s, l == "" ? "" : sprintf("%.1f %%", 100 * l), f, n }')"
   else
-    report "| $1 | $2 | not measured: $(tail -1 "$out/error.txt") | | |"
+    report "| $1 | $2 | not measured: $(tail -1 "$out/error.txt") | | | |"
   fi
 }
-for plan in ${MOEPLAN_GPU_PLANS:-int4 mixed int8 bf16 host25 host50 host75 host100}; do bench "$plan" 1 "${MOEPLAN_GPU_PROMPT:-512}"; done
-bench int4 8 "${MOEPLAN_GPU_PROMPT:-512}"
-bench int4 32 "$((4 * ${MOEPLAN_GPU_PROMPT:-512}))"
+prompt=${MOEPLAN_GPU_PROMPT:-512}
+all_plans='int4 mixed int8 bf16'
+for share in 100 50 25 75; do all_plans+=" host$share-in_place host$share-stream host$share-cached"; done
+for plan in ${MOEPLAN_GPU_PLANS:-$all_plans}; do bench "$plan" 1 "$prompt"; done
+bench int4 8 "$prompt"
+bench int4 32 "$((4 * prompt))"
 
 if command -v compute-sanitizer >/dev/null; then
   report "" "## compute-sanitizer" ""

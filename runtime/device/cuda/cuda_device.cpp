@@ -196,20 +196,38 @@ Status CudaDevice::readBack(std::byte *target, const std::byte *source, uint64_t
   return driver_->check(driver_->streamSynchronize(copies_), "streamSynchronize");
 }
 
-Result<double> CudaDevice::measureCopyBandwidth(uint64_t bytes, uint32_t repetitions) {
-  MOEPLAN_ASSIGN(const DeviceMemory target, allocate(bytes, "measured copies"));
-  MOEPLAN_ASSIGN(const DeviceMemory source, allocate(bytes, "measured copies"));
+template <typename Copy>
+Result<double> CudaDevice::measureBandwidth(uint64_t bytes, uint32_t repetitions, Copy &&copy) {
   CudaTimer timer(*this);
   double best = 0;
   for (uint32_t repetition = 0; repetition <= repetitions; ++repetition) { // the first warms up
     MOEPLAN_TRY(timer.begin(copies_));
-    MOEPLAN_CUDA(*driver_, copyOnDeviceAsync, addressOf(target.data()), addressOf(source.data()),
-                 bytes, copies_);
+    MOEPLAN_TRY(copy());
     MOEPLAN_ASSIGN(const double seconds, timer.end(copies_));
     if (repetition > 0)
-      best = std::max(best, 2 * static_cast<double>(bytes) / std::max(seconds, 1e-9));
+      best = std::max(best, static_cast<double>(bytes) / std::max(seconds, 1e-9));
   }
   return best;
+}
+
+Result<double> CudaDevice::measureCopyBandwidth(uint64_t bytes, uint32_t repetitions) {
+  MOEPLAN_ASSIGN(const DeviceMemory target, allocate(bytes, "measured copies"));
+  MOEPLAN_ASSIGN(const DeviceMemory source, allocate(bytes, "measured copies"));
+  return measureBandwidth(2 * bytes, repetitions, [&] {
+    return driver_->check(driver_->copyOnDeviceAsync(addressOf(target.data()),
+                                                     addressOf(source.data()), bytes, copies_),
+                          "copyOnDeviceAsync");
+  });
+}
+
+Result<double> CudaDevice::measureLinkBandwidth(uint64_t bytes, uint32_t repetitions) {
+  MOEPLAN_ASSIGN(const DeviceMemory target, allocate(bytes, "measured copies"));
+  MOEPLAN_ASSIGN(const PinnedMemory source, allocatePinned(bytes));
+  return measureBandwidth(bytes, repetitions, [&] {
+    return driver_->check(
+        driver_->copyToDeviceAsync(addressOf(target.data()), source.data(), bytes, copies_),
+        "copyToDeviceAsync");
+  });
 }
 
 CudaTimer::~CudaTimer() {

@@ -73,6 +73,9 @@ public:
   /// the best of `repetitions`. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   Result<double> measureCopyBandwidth(uint64_t bytes, uint32_t repetitions);
 
+  /// The same of copying them here from pinned memory, read alone.
+  Result<double> measureLinkBandwidth(uint64_t bytes, uint32_t repetitions);
+
   /// Undefined bytes. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   Result<PinnedMemory> allocatePinned(uint64_t bytes);
 
@@ -84,6 +87,9 @@ private:
   friend class PinnedMemory;
   CudaDevice() = default;
   Status open(int ordinal);
+  /// Of `bytes` that `copy`, which returns a Status, puts on the stream of copies.
+  template <typename Copy>
+  Result<double> measureBandwidth(uint64_t bytes, uint32_t repetitions, Copy &&copy);
 
   /// Staging buffers go round: what is copied waits in one for the link.
   static constexpr uint64_t kStagingBytes = 1 << 20;

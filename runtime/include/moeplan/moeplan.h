@@ -249,6 +249,12 @@ MOEPLAN_EXPORT moeplan_status *
 moeplan_runtime_measure_device_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
                                          uint32_t repetitions, double *bytes_per_second);
 
+/* Bytes per second of copies of `bytes` from pinned memory of the host to the memory of the runtime's
+ * device: the best of `repetitions`. MOEPLAN_UNSUPPORTED where the device is not a GPU. */
+MOEPLAN_EXPORT moeplan_status *
+moeplan_runtime_measure_link_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
+                                       uint32_t repetitions, double *bytes_per_second);
+
 /* ---- session ------------------------------------------------------------------------------- */
 
 /* A session is a KV cache, a position in it, and a plan. It borrows the artifact. */
@@ -383,6 +389,7 @@ moeplan_measure_arithmetic_peak(moeplan_arithmetic arithmetic, uint32_t threads,
  * layer. Activations and what is done to them elementwise is not counted. */
 typedef struct moeplan_work {
   uint64_t weight_bytes;
+  uint64_t host_bytes;  /* of these, of experts that a plan for a GPU keeps in the host's memory */
   uint64_t cache_bytes; /* read from the KV cache */
   uint64_t f32_operations;
   uint64_t bf16_operations;

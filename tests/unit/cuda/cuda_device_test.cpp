@@ -62,6 +62,9 @@ TEST_F(CudaDeviceTest, CopiesLargerThanTheirBuffersArrive) {
 TEST_F(CudaDeviceTest, MeasuresItsMemory) {
   auto device = Device::create("cuda");
   ASSERT_TRUE(device.ok());
+  const auto link = device.value()->cuda()->measureLinkBandwidth(1 << 20, 2);
+  ASSERT_TRUE(link.ok());
+  EXPECT_GT(link.value(), 0);
   const auto rate = device.value()->cuda()->measureCopyBandwidth(1 << 20, 2);
   ASSERT_TRUE(rate.ok());
   EXPECT_GT(rate.value(), 0);

@@ -141,6 +141,11 @@ TEST_F(CudaSessionTest, ExpertsOnTheHostAreReadThere) {
   Served served(*artifact, "split", "cuda");
   EXPECT_EQ(served.generate(12), expected);
   EXPECT_LT(served.device().used(), whole);
+  // Half of the experts are there.
+  const auto work = served.session->appendCounted(promptTokens(), 1);
+  ASSERT_TRUE(work.ok());
+  EXPECT_GT(work.value().host_bytes, 0u);
+  EXPECT_LT(work.value().host_bytes, work.value().weight_bytes);
 }
 
 TEST_F(CudaSessionTest, ExpertsOnTheHostAreFetched) {
