@@ -15,4 +15,10 @@ inline std::vector<const fb::Program *> allPrograms(const fb::Plan &plan) {
   return programs;
 }
 
+/// Those that run on a cuda device, or on a CPU.
+inline const flatbuffers::Vector<flatbuffers::Offset<fb::Program>> *programsOf(const fb::Plan &plan,
+                                                                               bool onCuda) {
+  return onCuda ? plan.device_programs() : plan.programs();
+}
+
 } // namespace moeplan

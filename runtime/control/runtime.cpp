@@ -113,7 +113,7 @@ Result<Session *> Runtime::createSession(SessionOptions options, const void *own
   MOEPLAN_TRY(Session::check(artifact, options, device.hasOwnMemory()));
   if (!options.plan && device.budget() != Device::kNoBudget) {
     const std::lock_guard lock(mutex_);
-    const std::vector<Candidate> fitting = candidates(Session::cacheBytes(artifact, options));
+    const std::vector<Candidate> fitting = candidates(Session::fixedBytes(*backend_, options));
     const BudgetChoice choice =
         budgetPolicy_.choose(fitting, nullptr, device.budget(), Clock::now());
     if (!choice.plan)
@@ -185,20 +185,20 @@ void Runtime::withSessions(const std::function<void(const std::vector<Session *>
 
 // ---- choosing ----
 
-uint64_t Runtime::bytesUnder(const fb::Plan &plan, std::optional<uint64_t> cacheOfOneMore) const {
+uint64_t Runtime::bytesUnder(const fb::Plan &plan, std::optional<uint64_t> fixedOfOneMore) const {
   const Residency &residency = backend_->residency();
   const uint64_t perSession = workingBytes(residency, plan);
   uint64_t bytes = countedWeightBytes(residency, plan);
   for (const auto &controlled : sessions_)
-    bytes += controlled->session->cacheBytes() + perSession;
-  return cacheOfOneMore ? bytes + *cacheOfOneMore + perSession : bytes;
+    bytes += controlled->session->fixedBytes() + perSession;
+  return fixedOfOneMore ? bytes + *fixedOfOneMore + perSession : bytes;
 }
 
-std::vector<Candidate> Runtime::candidates(std::optional<uint64_t> cacheOfOneMore) const {
+std::vector<Candidate> Runtime::candidates(std::optional<uint64_t> fixedOfOneMore) const {
   std::vector<Candidate> result;
   for (const fb::Plan *plan : ranking_)
     if (!quarantined_.contains(plan) && (backend_->device().hasOwnMemory() || !usesDevice(*plan)))
-      result.push_back({plan, bytesUnder(*plan, cacheOfOneMore)});
+      result.push_back({plan, bytesUnder(*plan, fixedOfOneMore)});
   return result;
 }
 

@@ -102,8 +102,8 @@ private:
 
   /// Plans that may be chosen, best first, with what they would take. `more`: sessions to come with
   /// KV caches of so many bytes each. The lock is held.
-  std::vector<Candidate> candidates(std::optional<uint64_t> cacheOfOneMore = std::nullopt) const;
-  uint64_t bytesUnder(const fb::Plan &plan, std::optional<uint64_t> cacheOfOneMore) const;
+  std::vector<Candidate> candidates(std::optional<uint64_t> fixedOfOneMore = std::nullopt) const;
+  uint64_t bytesUnder(const fb::Plan &plan, std::optional<uint64_t> fixedOfOneMore) const;
   Status checkChoice(const fb::Plan &plan) const;
   const fb::Plan *fallbackFor(const fb::Plan &plan) const;
   Controlled *find(const Session &session) const;

@@ -4,10 +4,6 @@
 
 namespace moeplan {
 
-uint64_t workingBytes(const Residency &residency, const fb::Plan &plan) {
-  return arenaBytesOf(plan) + slotLayoutOf(residency, plan).bytes();
-}
-
 uint64_t countedWeightBytes(const Residency &residency, const fb::Plan &plan) {
   uint64_t bytes = 0;
   for (const Held &held : residency.weightsOf(plan).all())

@@ -71,9 +71,6 @@ private:
   Clock::time_point start_;
 };
 
-/// Bytes of the device's budget that a session takes under a plan, beside weights and KV cache:
-/// arena, swap buffers, cache slots.
-uint64_t workingBytes(const Residency &residency, const fb::Plan &plan);
 /// Bytes of its weights that count against the budget.
 uint64_t countedWeightBytes(const Residency &residency, const fb::Plan &plan);
 

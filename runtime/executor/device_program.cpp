@@ -23,6 +23,10 @@ uint64_t logitsBytes(uint64_t rows, uint32_t vocabSize) { return rows * vocabSiz
 
 } // namespace
 
+uint64_t DeviceStep::bytesFor(uint32_t maxTokens, uint32_t vocabSize) {
+  return inputBytes(maxTokens) + logitsBytes(maxTokens, vocabSize) + kCandidatesBytes;
+}
+
 Result<std::unique_ptr<DeviceStep>> DeviceStep::create(CudaDevice &device, uint32_t maxTokens,
                                                        uint32_t vocabSize) {
   std::unique_ptr<DeviceStep> step(new DeviceStep(device, vocabSize));

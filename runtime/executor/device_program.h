@@ -19,6 +19,11 @@ public:
   /// For steps of up to `maxTokens`. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   static Result<std::unique_ptr<DeviceStep>> create(CudaDevice &device, uint32_t maxTokens,
                                                     uint32_t vocabSize);
+  /// What create() takes of the device's memory.
+  static uint64_t bytesFor(uint32_t maxTokens, uint32_t vocabSize);
+  uint64_t bytes() const {
+    return deviceInput_.bytes() + deviceLogits_.bytes() + deviceCandidates_.bytes();
+  }
   ~DeviceStep();
   DeviceStep(const DeviceStep &) = delete;
   DeviceStep &operator=(const DeviceStep &) = delete;

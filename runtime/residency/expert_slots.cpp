@@ -8,6 +8,30 @@
 
 namespace moeplan {
 
+namespace {
+
+bool keepsExperts(const fb::Plan &plan) { return plan.miss_strategy() == fb::MissStrategy::cached; }
+
+/// Slots of a layer. Swap buffers are each layer's in turn.
+uint32_t slotsOfLayer(const Residency &residency, const fb::Plan &plan) {
+  const fb::Model &model = residency.artifact().model();
+  const uint64_t count = slotLayoutOf(residency, plan).count;
+  return static_cast<uint32_t>(std::min<uint64_t>(
+      keepsExperts(plan) ? count / model.num_layers() : count, model.num_experts()));
+}
+
+} // namespace
+
+uint64_t ExpertSlots::bytesOf(const Residency &residency, const fb::Plan &plan) {
+  const SlotLayout layout = slotLayoutOf(residency, plan);
+  if (layout.count == 0)
+    return 0;
+  const uint64_t layers = residency.artifact().model().num_layers();
+  return layout.bytes() + plan.experts()->size() * sizeof(moeplan_expert) +
+         layers * (slotsOfLayer(residency, plan) * sizeof(moeplan_expert_slot) +
+                   sizeof(moeplan_expert_slots));
+}
+
 Result<std::unique_ptr<ExpertSlots>> ExpertSlots::create(Residency &residency,
                                                          const fb::Plan &plan) {
   std::unique_ptr<ExpertSlots> made(new ExpertSlots(residency));
@@ -15,10 +39,8 @@ Result<std::unique_ptr<ExpertSlots>> ExpertSlots::create(Residency &residency,
   const uint32_t numLayers = made->numLayers_ = model.num_layers(),
                  numExperts = model.num_experts();
   const SlotLayout layout = slotLayoutOf(residency, plan);
-  const bool keeps = plan.miss_strategy() == fb::MissStrategy::cached;
-  // Swap buffers are each layer's in turn.
-  const auto perLayer = static_cast<uint32_t>(
-      std::min<uint64_t>(keeps ? layout.count / numLayers : layout.count, numExperts));
+  const bool keeps = keepsExperts(plan);
+  const uint32_t perLayer = slotsOfLayer(residency, plan);
   Device &device = residency.device();
   MOEPLAN_ASSIGN(made->memory_, device.allocate(layout.bytes(), "swap buffers and cache slots"));
   std::vector<moeplan_expert_slot> states(uint64_t(perLayer) * numLayers, {MOEPLAN_NO_EXPERT, 0});

@@ -17,6 +17,9 @@ public:
   /// Device::allocate().
   static Result<std::unique_ptr<ExpertSlots>> create(Residency &residency, const fb::Plan &plan);
 
+  /// What create() takes of the device's memory; 0 where the plan fetches nothing.
+  static uint64_t bytesOf(const Residency &residency, const fb::Plan &plan);
+
   /// moeplan_expert_slots [num_layers], on the device.
   const std::byte *onDevice() const { return layers_.data(); }
   /// Where rows `first` .. of the expert table are from now on; between two steps.

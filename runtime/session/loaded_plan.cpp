@@ -8,11 +8,25 @@
 
 namespace moeplan {
 
-uint64_t arenaBytesOf(const fb::Plan &plan) {
+namespace {
+
+uint64_t arenaBytesOf(const fb::Plan &plan, bool onCuda) {
   uint64_t bytes = 0;
-  for (const fb::Program *program : allPrograms(plan))
-    bytes = std::max(bytes, program->arena_bytes());
+  if (const auto *programs = programsOf(plan, onCuda))
+    for (const fb::Program *program : *programs)
+      bytes = std::max(bytes, program->arena_bytes());
   return bytes;
+}
+
+} // namespace
+
+uint64_t workingBytes(const Residency &residency, const fb::Plan &plan) {
+  const bool onCuda = residency.device().cuda();
+  const uint64_t arena = arenaBytesOf(plan, onCuda);
+  if (!onCuda)
+    return arena + slotLayoutOf(residency, plan).bytes();
+  return arena + plan.experts()->size() * sizeof(moeplan_expert) +
+         ExpertSlots::bytesOf(residency, plan);
 }
 
 Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb::Plan &plan,
@@ -25,9 +39,11 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
   std::unique_ptr<LoadedPlan> loaded(new LoadedPlan(backend, plan, memory, sourcing));
   MOEPLAN_TRY(loaded->bringIn(staging, deferred));
   if (sourcing == Sourcing::resident) {
-    MOEPLAN_ASSIGN(loaded->deviceArena_, backend.device().allocate(arenaBytesOf(plan), "arena"));
+    MOEPLAN_ASSIGN(loaded->deviceArena_,
+                   backend.device().allocate(arenaBytesOf(plan, loaded->onCuda()), "arena"));
   } else {
-    MOEPLAN_ASSIGN(loaded->hostArena_, HostMemory::allocate(arenaBytesOf(plan), "arena"));
+    MOEPLAN_ASSIGN(loaded->hostArena_,
+                   HostMemory::allocate(arenaBytesOf(plan, /*onCuda=*/false), "arena"));
   }
   MOEPLAN_TRY(loaded->fillTable());
   MOEPLAN_TRY(loaded->bind());

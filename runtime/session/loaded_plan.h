@@ -114,7 +114,8 @@ private:
   std::vector<DeviceProgram> devicePrograms_;
 };
 
-/// Bytes of a plan's largest arena.
-uint64_t arenaBytesOf(const fb::Plan &plan);
+/// Bytes of a device's memory that a session takes under a plan, beside weights and what it keeps
+/// whatever its plan is: arena, swap buffers or cache slots, on a GPU the expert table.
+uint64_t workingBytes(const Residency &residency, const fb::Plan &plan);
 
 } // namespace moeplan

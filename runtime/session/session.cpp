@@ -35,23 +35,33 @@ template <typename Program> Program &programFor(std::span<Program> programs, siz
   return programs.back();
 }
 
-/// Of any program of the artifact.
-uint32_t mostTokensOf(const Artifact &artifact) {
+/// Of any program of the artifact for a cuda device, or for CPUs.
+uint32_t mostTokensOf(const Artifact &artifact, bool onCuda) {
   uint32_t most = 0;
   for (const fb::Plan *plan : *artifact.metadata().plans())
-    for (const fb::Program *program : allPrograms(*plan))
-      most = std::max(most, program->max_tokens());
+    if (const auto *programs = programsOf(*plan, onCuda))
+      for (const fb::Program *program : *programs)
+        most = std::max(most, program->max_tokens());
   return most;
 }
 
 } // namespace
 
-uint64_t Session::cacheBytes(const Artifact &artifact, const SessionOptions &options) {
+uint64_t Session::fixedBytes(Backend &backend, const SessionOptions &options) {
+  const Artifact &artifact = backend.artifact();
   const auto layer = layerCacheBytes(artifact.model(), contextOf(artifact, options));
   uint64_t bytes = 0;
   const bool fits =
       layer && !__builtin_mul_overflow(*layer, 2 * uint64_t(artifact.model().num_layers()), &bytes);
-  return fits ? bytes : Device::kNoBudget;
+  const uint64_t step = backend.device().cuda()
+                            ? DeviceStep::bytesFor(mostTokensOf(artifact, /*onCuda=*/true),
+                                                   artifact.model().vocab_size())
+                            : 0;
+  return fits && !__builtin_add_overflow(bytes, step, &bytes) ? bytes : Device::kNoBudget;
+}
+
+uint64_t Session::fixedBytes() const {
+  return keys_.bytes() + values_.bytes() + (step_ ? step_->bytes() : 0);
 }
 
 Status Session::check(const Artifact &artifact, const SessionOptions &options, bool ownMemory) {
@@ -124,9 +134,10 @@ Status Session::allocate(Sourcing sourcing) {
     MOEPLAN_ASSIGN(hostKeys_, HostMemory::allocate(kvBytes, "KV cache"));
     MOEPLAN_ASSIGN(hostValues_, HostMemory::allocate(kvBytes, "KV cache"));
   }
-  const uint32_t mostTokens = mostTokensOf(artifact());
+  CudaDevice *cuda = sourcing == Sourcing::host ? nullptr : backend_->device().cuda();
+  const uint32_t mostTokens = mostTokensOf(artifact(), cuda);
   tokens_.resize(mostTokens);
-  if (CudaDevice *cuda = backend_->device().cuda(); cuda && sourcing != Sourcing::host) {
+  if (cuda) {
     MOEPLAN_ASSIGN(step_, DeviceStep::create(*cuda, mostTokens, model.vocab_size()));
   }
   return {};

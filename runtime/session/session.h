@@ -45,8 +45,9 @@ public:
 
   /// What is refused before any code is loaded. `ownMemory`: of the device.
   static Status check(const Artifact &artifact, const SessionOptions &options, bool ownMemory);
-  /// Bytes of the KV cache of a session with `options`.
-  static uint64_t cacheBytes(const Artifact &artifact, const SessionOptions &options);
+  /// Bytes of the device's memory that a session with `options` takes whatever its plan is: the KV
+  /// cache, and on a GPU its input and output.
+  static uint64_t fixedBytes(Backend &backend, const SessionOptions &options);
   /// On a CPU of its own. Borrows the artifact.
   static Result<std::unique_ptr<Session>> create(const Artifact &artifact,
                                                  const SessionOptions &options);
@@ -80,8 +81,7 @@ public:
   /// Called by any thread.
   const fb::Plan &plan() const { return *plan_.load(); }
   const char *planName() const { return plan().name()->c_str(); }
-  /// Of its KV cache.
-  uint64_t cacheBytes() const { return keys_.bytes() + values_.bytes(); }
+  uint64_t fixedBytes() const;
 
   // For what controls sessions; called by any thread but that of the session.
 

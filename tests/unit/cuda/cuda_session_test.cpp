@@ -195,6 +195,27 @@ TEST_F(CudaSessionTest, FetchingGoesOnWhenExpertsLeaveAndComeBack) {
   }
 }
 
+TEST_F(CudaSessionTest, AChoiceByBudgetFits) {
+  const auto artifact = open(Artifacts::cuda());
+  for (const char *plan : {"bf16", "int8", "int4", "split", "stream", "cached"}) {
+    const uint64_t used = [&] {
+      Served served(*artifact, plan, "cuda");
+      return served.device().used();
+    }();
+    const auto chosen = [&](uint64_t budget) {
+      Served served(*artifact, nullptr, "cuda:0,device_memory=" + std::to_string(budget));
+      EXPECT_LE(served.device().used(), budget) << served.session->planName();
+      return std::string(served.session->planName());
+    };
+    EXPECT_NO_THROW(chosen(used)) << plan;
+    try {
+      EXPECT_NE(chosen(used - 1), plan);
+    } catch (const std::runtime_error &error) {
+      EXPECT_NE(std::string(error.what()).find("no plan fits"), std::string::npos) << error.what();
+    }
+  }
+}
+
 TEST_F(CudaSessionTest, SwitchesGoOnWhereTheyWere) {
   const auto artifact = open(Artifacts::cuda());
   Served served(*artifact, "int8", "cuda");
