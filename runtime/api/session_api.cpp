@@ -1,4 +1,5 @@
 #include "runtime/api/handles.h"
+#include "runtime/control/fit.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -35,6 +36,21 @@ moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
     MOEPLAN_ASSIGN(handle->session, handle->runtime->createSession(given, handle.get()));
     *out = handle.release();
     return {};
+  });
+}
+
+moeplan_status *moeplan_runtime_fit(moeplan_runtime *runtime,
+                                    const moeplan_session_options *options, char **json) {
+  return guard([&]() -> Status {
+    if (!runtime || !json)
+      return nullArgument(runtime ? "json" : "runtime");
+    moeplan_session_options all;
+    moeplan_session_options_init(&all);
+    MOEPLAN_TRY(readOptions(options, all));
+    Backend &backend = runtime->runtime->backend();
+    const SessionOptions given{all.plan, all.context_length, all.threads, all.pin_threads};
+    *json = strdup(describe(fitOf(backend, given)).c_str());
+    return *json ? Status() : exhausted("out of memory");
   });
 }
 

@@ -100,5 +100,6 @@ Command addEvalCommand(CLI::App &app);
 Command addBenchCommand(CLI::App &app);
 Command addInspectCommand(CLI::App &app);
 Command addVerifyCommand(CLI::App &app);
+Command addFitCommand(CLI::App &app);
 
 } // namespace moeplan::tools

@@ -20,9 +20,9 @@ int main(int argc, char **argv) {
   app.require_subcommand(1);
   app.footer("Example:\n  moeplan run tiny.moeplan --prompt \"It was\"\n"
              "An artifact holds machine code: run only those from a source you trust.");
-  const std::vector<Command> commands = {addRunCommand(app),    addEvalCommand(app),
-                                         addBenchCommand(app),  addInspectCommand(app),
-                                         addVerifyCommand(app), addProfileCommand(app)};
+  const std::vector<Command> commands = {
+      addRunCommand(app),    addEvalCommand(app), addBenchCommand(app),  addInspectCommand(app),
+      addVerifyCommand(app), addFitCommand(app),  addProfileCommand(app)};
   if (const std::optional<int> code = parseCommandLine(app, argc, argv))
     return *code;
   try {

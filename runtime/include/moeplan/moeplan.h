@@ -307,6 +307,18 @@ MOEPLAN_EXPORT const char *moeplan_session_plan_name(const moeplan_session *sess
 /* Forgets the sequence: position 0. */
 MOEPLAN_EXPORT void moeplan_session_reset(moeplan_session *session);
 
+/* What each plan of the artifact would take for a first session with `options`, whose plan is not looked
+ * at, before any weight is loaded. `options` may be NULL. `*json` is an object: "budget", bytes of the
+ * memory that the device computes from; "host_available", bytes that the host has free; "plans", an
+ * object for each: "plan"; "fits"; "cannot_run", why the device has no use for it, or null; "bytes" of
+ * the first memory (weights, KV cache, what a session works with); "host_bytes" of the host's besides;
+ * "experts_on_device", "experts_on_host"; "bytes_per_token" and "host_bytes_per_token", the weights that
+ * a token reads from each where all experts are as likely; "predicted_tokens_per_second", of the profile
+ * that the plan was made for, or null. The string is released with moeplan_string_free(). */
+MOEPLAN_EXPORT moeplan_status *moeplan_runtime_fit(moeplan_runtime *runtime,
+                                                   const moeplan_session_options *options,
+                                                   char **json);
+
 typedef struct moeplan_switch_options {
   size_t struct_size; /* set by moeplan_switch_options_init */
   /* Return when the session has changed its plan, or with the reason why it has not. Not from within a

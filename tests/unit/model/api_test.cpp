@@ -164,6 +164,7 @@ TEST_F(ApiTest, NullArgumentsAreRefusedOrIgnored) {
         moeplan_text_decoder_finish(nullptr, &text, &count),
         moeplan_session_create(nullptr, nullptr, &session),
         moeplan_session_create(artifact, nullptr, nullptr),
+        moeplan_runtime_fit(nullptr, nullptr, &json),
         moeplan_session_append(nullptr, &token, 1, 1),
         moeplan_session_append(good.get(), nullptr, 1, 1),
         moeplan_session_append_sampled(nullptr, &token, 1, sampling.get(), &next),

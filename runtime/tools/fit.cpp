@@ -1,0 +1,130 @@
+// `moeplan fit`: which plans of an artifact this machine has room for, and how fast they may be.
+#include "runtime/tools/common.h"
+
+#include "runtime/device/affinity.h"
+#include "runtime/support/units.h"
+#include "runtime/tools/control.h"
+
+#include <nlohmann/json.hpp>
+
+namespace moeplan::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char *footer =
+    R"(Nothing of the weights is loaded. The speed is a bound: the weights of one token at the
+rate at which this machine reads memory, those of experts on the host at that of the link.
+Exits with 1 where no plan fits.
+
+Example:
+  moeplan fit model.moeplan --context 8192
+  moeplan fit model.moeplan --device cuda:0 --json)";
+
+struct Options {
+  std::string artifact, device = "cpu";
+  uint32_t contextLength = 0;
+  bool json = false;
+};
+
+/// Bytes per second of the memory that the device computes from, and of the way from the host to it
+/// (0: the same memory).
+struct Rates {
+  double memory = 0, link = 0;
+};
+
+Rates measure(const Options &options, moeplan_runtime &runtime) {
+  constexpr uint32_t repetitions = 3;
+  constexpr uint64_t gpuBytes = uint64_t{1} << 28, hostBytes = uint64_t{1} << 30;
+  Rates rates;
+  if (options.device.starts_with("cuda")) {
+    check(moeplan_runtime_measure_device_bandwidth(&runtime, gpuBytes, repetitions, &rates.memory));
+    check(moeplan_runtime_measure_link_bandwidth(&runtime, gpuBytes, repetitions, &rates.link));
+    return rates;
+  }
+  check(moeplan_measure_read_bandwidth(availablePhysicalCores(), hostBytes, repetitions,
+                                       &rates.memory));
+  rates.link = moeplan_runtime_memory_counters(&runtime).copy_bandwidth;
+  return rates;
+}
+
+/// "-" where the plan does not run.
+std::string speed(const Json &plan, const char *key) {
+  return plan[key].is_null() ? "-" : formatRate(plan[key].get<double>());
+}
+
+std::string table(const Options &options, const Json &fit, const Rates &rates) {
+  std::string text = fileName(options.artifact) + " on " + options.device + ": " +
+                     formatBytes(fit["budget"].get<double>()) + " of memory, read at " +
+                     formatBytes(rates.memory) + "/s";
+  if (rates.link > 0)
+    text += "; the host has " + formatBytes(fit["host_available"].get<double>()) + ", read at " +
+            formatBytes(rates.link) + "/s";
+  text += "\n\n| plan | fits | memory | host | experts on the host | tokens/s at most | predicted |\n"
+          "|---|---|---:|---:|---:|---:|---:|\n";
+  for (const Json &plan : fit["plans"]) {
+    text += "| " + plan["plan"].get<std::string>() + " | ";
+    if (!plan["cannot_run"].is_null()) {
+      text += plan["cannot_run"].get<std::string>() + " | | | | | |\n";
+      continue;
+    }
+    const uint64_t there = plan["experts_on_host"],
+                   all = there + plan["experts_on_device"].get<uint64_t>();
+    text += std::string(plan["fits"] ? "yes" : "no") + " | " +
+            formatBytes(plan["bytes"].get<double>()) + " | " +
+            formatBytes(plan["host_bytes"].get<double>()) + " | " + std::to_string(there) + " of " +
+            std::to_string(all) + " | " + speed(plan, "tokens_per_second_at_most") + " | " +
+            speed(plan, "predicted_tokens_per_second") + " |\n";
+  }
+  return text;
+}
+
+void execute(const Options &options) {
+  const auto artifact = openArtifact(options.artifact);
+  Control control(*artifact, {.device = options.device}, [](const moeplan_event &) {});
+  moeplan_session_options session;
+  moeplan_session_options_init(&session);
+  session.context_length = options.contextLength;
+  char *described = nullptr;
+  check(moeplan_runtime_fit(&control.runtime(), &session, &described));
+  const Owned<char> owner(described);
+  Json fit = Json::parse(described);
+  const Rates rates = measure(options, control.runtime());
+  fit["bytes_per_second"] = rates.memory;
+  fit["host_bytes_per_second"] = rates.link;
+  bool any = false;
+  for (Json &plan : fit["plans"]) {
+    any = any || plan["fits"].get<bool>();
+    plan["tokens_per_second_at_most"] = nullptr;
+    const double bytes = plan["bytes_per_token"], away = plan["host_bytes_per_token"];
+    const double seconds = bytes / rates.memory + (rates.link > 0 ? away / rates.link : 0);
+    if (seconds > 0)
+      plan["tokens_per_second_at_most"] = 1 / seconds;
+  }
+  if (options.json)
+    writeJson(fit);
+  else
+    writeOutput(table(options, fit, rates));
+  if (!any)
+    throw Failure("no plan of " + fileName(options.artifact) + " fits");
+}
+
+} // namespace
+
+Command addFitCommand(CLI::App &app) {
+  CLI::App *command =
+      app.add_subcommand("fit", "Which plans this machine has room for, before any is loaded");
+  auto options = std::make_shared<Options>();
+  addArtifactArgument(*command, options->artifact);
+  addDeviceOption(*command, options->device);
+  command
+      ->add_option("--context", options->contextLength,
+                   "Positions of the KV cache (default: the model's, at most 4096)")
+      ->check(positive())
+      ->type_name("N");
+  addJsonFlag(*command, options->json);
+  command->footer(footer);
+  return {command, [options] { execute(*options); }};
+}
+
+} // namespace moeplan::tools
