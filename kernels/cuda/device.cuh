@@ -72,13 +72,14 @@ __device__ inline uint32_t multiplyAddPairs(uint32_t a, uint32_t b, uint32_t c) 
 __device__ inline void copyAsync(void *shared, const void *global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                    (uint32_t)__cvta_generic_to_shared(shared)),
-               "l"(global), "r"(there ? 16 : 0));
+               "l"(global), "r"(there ? 16 : 0)
+               : "memory");
 }
 /// Ends a group of this thread's copies.
-__device__ inline void commitCopies() { asm volatile("cp.async.commit_group;"); }
+__device__ inline void commitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until no more than `kGroups` groups of this thread are under way.
 template <int kGroups> __device__ inline void waitForCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups));
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 #endif // MOEPLAN_SIMT

@@ -106,15 +106,10 @@ __device__ void experts_down_prompt(const moeplan_step *, Binding<const uint16_t
       expert.w2, expert.w2_format, tile, tile + 1, kRows,
       [&](int i) { return slots.begin + i < slots.end ? int(slots.begin) + i : -1; }, sums);
   const int row = firstRow + lane() / 4 * 4;
-#pragma unroll
-  for (int n = 0; n < kTokens / 8; ++n)
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t slot = slots.begin + 8 * n + 2 * (lane() % 4) + i;
-      const float four[4] = {sums.at(n, 0, i), sums.at(n, 1, i), sums.at(n, 2, i),
-                             sums.at(n, 3, i)};
-      if (slot < slots.end)
-        storeFour<kRows, false>(z + int64_t(slot) * kRows, row, four);
-    }
+  sums.each([&](int i, const float(&four)[4]) {
+    if (slots.begin + i < slots.end)
+      storeFour<kRows, false>(z + int64_t(slots.begin + i) * kRows, row, four);
+  });
 }
 
 /// The first slot of begin .. end - 1 whose token is `token` or behind it: an expert's slots are in

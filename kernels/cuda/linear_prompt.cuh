@@ -40,15 +40,10 @@ __device__ void linear_prompt(const moeplan_step *step, Binding<const uint16_t> 
       w, C::weight_format, tile, tile + 1, kRows,
       [&](int i) { return isWanted(first + i) ? first + i : -1; }, sums);
   const int row = firstRow + lane() / 4 * 4;
-#pragma unroll
-  for (int n = 0; n < kTokens / 8; ++n)
-    for (int i = 0; i < 2; ++i) {
-      const int token = first + 8 * n + 2 * (lane() % 4) + i;
-      const float four[4] = {sums.at(n, 0, i), sums.at(n, 1, i), sums.at(n, 2, i),
-                             sums.at(n, 3, i)};
-      if (isWanted(token))
-        storeFour<kRows, C::accumulate != 0>(y + int64_t(token) * kRows, row, four);
-    }
+  sums.each([&](int i, const float(&four)[4]) {
+    if (isWanted(first + i))
+      storeFour<kRows, C::accumulate != 0>(y + int64_t(first + i) * kRows, row, four);
+  });
 }
 
 } // namespace moeplan

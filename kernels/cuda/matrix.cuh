@@ -77,6 +77,17 @@ template <int kTokens> struct MatrixSums {
 
   __device__ float at(int n, int r, int i) const { return sum[n][r / 2][2 * (r % 2) + i]; }
 
+  /// use(row of activations, sums of the lane's four rows), for all that the lane has.
+  template <typename Use> __device__ void each(Use &&use) const {
+#pragma unroll
+    for (int n = 0; n < kTokens / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float four[4] = {at(n, 0, i), at(n, 1, i), at(n, 2, i), at(n, 3, i)};
+        use(8 * n + 2 * (lane() % 4) + i, four);
+      }
+  }
+
   __device__ void add(const WeightFragments &weights, const uint4 (*columns)[4]) {
     const auto &a = weights.a;
 #pragma unroll
