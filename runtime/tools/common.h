@@ -101,5 +101,6 @@ Command addBenchCommand(CLI::App &app);
 Command addInspectCommand(CLI::App &app);
 Command addVerifyCommand(CLI::App &app);
 Command addFitCommand(CLI::App &app);
+Command addDiffCommand(CLI::App &app);
 
 } // namespace moeplan::tools
