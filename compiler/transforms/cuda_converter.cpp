@@ -13,7 +13,7 @@ namespace {
 
 /// Rows of a weight that a block multiplies, and the most tokens that it multiplies them with
 /// (kernels/cuda/product.cuh).
-constexpr int64_t kBlockRows = 32, kTileTokens = 8;
+constexpr int64_t kBlockRows = 32, kDecodeTokens = 8;
 /// Blocks that read over the link: enough loads under way to fill it.
 constexpr int64_t kFetchBlocks = 128;
 /// Attention keeps all elements of a head in a warp's registers: few threads a block, no larger
@@ -49,7 +49,7 @@ private:
 
   int64_t maxTokens() const { return program.maxTokens(); }
   /// Whether products take tiles of many tokens (kernels/cuda/matrix.cuh).
-  bool isPrompt() const { return maxTokens() > kTileTokens; }
+  bool isPrompt() const { return maxTokens() > kDecodeTokens; }
   /// Tokens of such a tile, and threads of its blocks: fewer where there are few tiles to share
   /// out.
   static constexpr int64_t kPromptTile = 64;

@@ -5,6 +5,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 out=${OUT:-$PWD}
+mkdir -p "$out"
 device=${MOEPLAN_GPU_DEVICE:-cuda}
 moeplan=bin/moeplan
 failed=0
