@@ -1,5 +1,7 @@
 #include "compiler/pack/atomic_file.h"
 
+#include "runtime/support/units.h"
+
 #include "llvm/ADT/SmallString.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Signals.h"
@@ -9,6 +11,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include <utility>
 
@@ -45,6 +48,18 @@ AtomicFile::~AtomicFile() {
 AtomicFile::AtomicFile(AtomicFile &&other) noexcept
     : target_(std::move(other.target_)), temporary_(std::move(other.temporary_)),
       fd_(std::exchange(other.fd_, -1)), position_(other.position_) {}
+
+Error AtomicFile::checkSpace(uint64_t bytes) const {
+  struct statvfs info{};
+  if (fstatvfs(fd_, &info) != 0)
+    return Error::success();
+  const uint64_t available = uint64_t(info.f_bavail) * info.f_frsize;
+  if (bytes <= available)
+    return Error::success();
+  return createStringError(target_ + ": takes " + formatBytes(static_cast<double>(bytes)) +
+                           ", its file system has " + formatBytes(static_cast<double>(available)) +
+                           " left");
+}
 
 Error AtomicFile::writeAt(uint64_t offset, ArrayRef<uint8_t> bytes) {
   while (!bytes.empty()) {

@@ -20,6 +20,9 @@ public:
   AtomicFile(AtomicFile &&other) noexcept;
   AtomicFile &operator=(AtomicFile &&) = delete;
 
+  /// An error where the file system has less room than `bytes`, which is better known before hours
+  /// of writing than behind them. Success where it does not say.
+  llvm::Error checkSpace(uint64_t bytes) const;
   /// Appends; position() moves on.
   llvm::Error write(llvm::ArrayRef<uint8_t> bytes);
   /// Appends zeros up to byte `position`.

@@ -54,6 +54,8 @@ public:
     layOut();
     const uint64_t metadataBytes = metadata().size();
     const uint64_t base = alignTo(sizeof(ArtifactHeader) + metadataBytes, kMappedAlignment);
+    if (Error error = file.checkSpace(base + fileEnd))
+      return error;
     if (Error error = file.padTo(base))
       return error;
     if (Error error = writeSegments(file, base))
@@ -115,6 +117,7 @@ private:
       place(segment.getBytes(), segment.getBytes(), kMappedAlignment);
       weightBytes += segment.getBytes();
     }
+    fileEnd = end;
   }
 
   std::vector<uint8_t> metadata() const {
@@ -234,6 +237,7 @@ private:
   std::vector<PackedSegment> packed;
   std::vector<SegmentExtent> extents;
   uint64_t weightBytes = 0, weightBytesDone = 0;
+  uint64_t fileEnd = 0; ///< of the last segment, behind the segment base
 };
 
 } // namespace
