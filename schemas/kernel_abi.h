@@ -17,7 +17,7 @@ extern "C" {
 #define MOEPLAN_CONSTEXPR
 #endif
 
-#define MOEPLAN_KERNEL_ABI_VERSION 3u
+#define MOEPLAN_KERNEL_ABI_VERSION 4u
 
 /* Every kernel library exports a `const uint32_t` of this name with the ABI version. */
 #define MOEPLAN_KERNEL_ABI_SYMBOL "moeplan_kernel_abi_version"
@@ -152,10 +152,12 @@ typedef struct moeplan_expert_slot {
 } moeplan_expert_slot;
 
 #define MOEPLAN_NO_EXPERT 0xffffffffu
+/* Where the linears of an expert begin in a slot: w1, w3, w2 behind each other. */
+#define MOEPLAN_SLOT_ALIGNMENT 64
 
 typedef struct moeplan_expert_slots {
   const moeplan_expert *homes; /* [num_experts] where the plan keeps the layer's experts */
-  char *memory;                /* [count][slot_bytes], a multiple of 64 each */
+  char *memory;                /* [count][slot_bytes], multiples of MOEPLAN_SLOT_ALIGNMENT */
   moeplan_expert_slot *slots;  /* [count] */
   uint64_t *totals;            /* [3] in the host's memory: the last three fields */
   uint64_t slot_bytes;

@@ -86,11 +86,12 @@ private:
     return rows;
   }
 
-  /// y (+)= w x, where `wantedOnly` of the rows whose logits are wanted.
   struct LinearShape {
     int64_t in, out;
-    bool accumulate, wantedOnly;
+    bool accumulate;
+    bool wantedOnly; ///< only of the rows whose logits are wanted
   };
+  /// y (+)= w x.
   void linear(const Source &x, FlatSymbolRefAttr symbol, Value y, const LinearShape &shape) {
     if (isPrompt())
       return promptLinear(roundedRows(x, shape.in), symbol, y, shape);
@@ -127,6 +128,10 @@ private:
   void convert(moe::EmbeddingOp op) { convertEmbedding(op, kThreads); }
   void convert(moe::AddOp op) { convertAdd(op, kThreads); }
 
+  /// Where the output projection writes.
+  Value projected(moe::AttentionOp op) {
+    return buffers[op.getResult()] = resultBuffer(op, op.getResidual(), op.getResult());
+  }
   void convert(moe::AttentionOp op) {
     const int64_t hidden = features(op.getX()), layer = op.getLayer();
     const int64_t heads = op.getNumHeads(), kvHeads = op.getNumKvHeads(), dim = op.getHeadDim();
@@ -174,9 +179,7 @@ private:
           "attention_prompt", attention,
           {int64_t(kvHeads * llvm::divideCeil(maxTokens() * (heads / kvHeads), rowsOfBlock))},
           {read(q), read(keys), read(values), write(attended)});
-      Value out = resultBuffer(op, op.getResidual(), op.getResult());
-      promptLinear(attended, op.getOAttr(), out, shape);
-      buffers[op.getResult()] = out;
+      promptLinear(attended, op.getOAttr(), projected(op), shape);
       return;
     }
     Value attended = program.activation(heads * dim);
@@ -185,9 +188,7 @@ private:
     program.dispatch(
         "attention", attention, program.tokenGrid(kvHeads * splits()),
         {read(q), read(keys), read(values), write(partial), readWrite(counters), write(attended)});
-    Value out = resultBuffer(op, op.getResidual(), op.getResult());
-    linear({attended, Value(), 0}, op.getOAttr(), out, shape);
-    buffers[op.getResult()] = out;
+    linear({attended, Value(), 0}, op.getOAttr(), projected(op), shape);
   }
 
   void convert(moe::RouterOp op) {

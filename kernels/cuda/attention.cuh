@@ -145,22 +145,16 @@ __device__ void attention(const moeplan_step *step, Binding<const float> q,
           all.weight += factor * weights[s];
           all.sum[0] += factor * sums[s / kPerWarp][s % kPerWarp][d];
         }
-        if (kSplits == 1) {
-          out[target * kDim + d] = all.sum[0] / all.weight;
-        } else {
-          float *mine = partial + (target * kSplits + split) * (kDim + 2);
-          mine[d] = all.sum[0];
-          if (d == 0) {
-            mine[kDim] = all.maximum;
-            mine[kDim + 1] = all.weight;
-          }
+        float *mine = partial + (target * kSplits + split) * (kDim + 2);
+        mine[d] = all.sum[0];
+        if (d == 0) {
+          mine[kDim] = all.maximum;
+          mine[kDim + 1] = all.weight;
         }
       }
       __syncthreads();
     }
   }
-  if (kSplits == 1)
-    return;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0)

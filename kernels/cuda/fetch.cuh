@@ -71,7 +71,9 @@ private:
     return index == 2 ? weightBytes(row.w2_format, features, intermediate)
                       : weightBytes(index ? row.w3_format : row.w1_format, intermediate, features);
   }
-  __device__ static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+  __device__ static int64_t aligned(int64_t bytes) {
+    return (bytes + MOEPLAN_SLOT_ALIGNMENT - 1) / MOEPLAN_SLOT_ALIGNMENT * MOEPLAN_SLOT_ALIGNMENT;
+  }
 
   /// Makes expert `e` read slot `s`, to which it is copied unless it is there.
   __device__ void use(const moeplan_expert_slots &slots, uint32_t s, int e, int64_t features,

@@ -33,10 +33,6 @@ std::optional<double> given(double value) {
   return value < 0 ? std::nullopt : std::optional(value);
 }
 
-} // namespace
-
-namespace {
-
 /// `measure(CudaDevice &)` gives bytes per second.
 template <typename Measure>
 moeplan_status *measureOnGpu(moeplan_runtime *runtime, double *bytesPerSecond, Measure &&measure) {

@@ -49,7 +49,8 @@ moeplan_status *moeplan_runtime_fit(moeplan_runtime *runtime,
     MOEPLAN_TRY(readOptions(options, all));
     Backend &backend = runtime->runtime->backend();
     const SessionOptions given{all.plan, all.context_length, all.threads, all.pin_threads};
-    *json = strdup(describe(fitOf(backend, given)).c_str());
+    MOEPLAN_ASSIGN(const MachineFit fit, fitOf(backend, given));
+    *json = strdup(describe(fit).c_str());
     return *json ? Status() : exhausted("out of memory");
   });
 }

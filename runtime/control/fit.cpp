@@ -6,6 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <span>
+
 namespace moeplan {
 
 namespace {
@@ -17,7 +20,34 @@ std::string reasonAgainst(Device &device, const fb::Plan &plan) {
   return programs && programs->size() > 0 ? "" : "has no programs for cuda devices";
 }
 
-PlanFit fitOf(Backend &backend, const SessionOptions &options, const fb::Plan &plan,
+/// The share of routings to experts on the host that find theirs in a slot of the device, where all
+/// are as likely: what a cache of `slots` holds of `hosts`.
+double hitShare(const fb::Plan &plan, uint32_t hosts) {
+  const bool caches = plan.miss_strategy() == fb::MissStrategy::cached;
+  return caches && hosts > 0 ? std::min(1.0, double(plan.cache_slots()) / hosts) : 0;
+}
+
+/// Adds what a token reads of the experts of one layer, from either memory. Returns the sum.
+double addLayer(PlanFit &fit, const Residency &residency,
+                std::span<const std::array<Held, 3>> layer, double used) {
+  uint32_t hosts = 0;
+  double device = 0, host = 0;
+  for (const auto &linears : layer) {
+    const bool there = linears[0].memory == fb::Residency::host;
+    hosts += there;
+    for (const Held &held : linears)
+      (residency.counts(held.memory) ? device : host) +=
+          used * double(residency.bytesOf(held.segment));
+  }
+  fit.expertsOnHost += hosts;
+  fit.expertsOnDevice += uint32_t(layer.size()) - hosts;
+  const double hits = host * hitShare(*fit.plan, hosts);
+  fit.bytesPerToken += device + hits;
+  fit.hostBytesPerToken += host - hits;
+  return device + host;
+}
+
+PlanFit fitOf(Backend &backend, uint64_t sessionBytes, const fb::Plan &plan,
               const MachineFit &machine) {
   const Residency &residency = backend.residency();
   const fb::Model &model = backend.artifact().model();
@@ -27,22 +57,18 @@ PlanFit fitOf(Backend &backend, const SessionOptions &options, const fb::Plan &p
   const PlanWeights weights = residency.weightsOf(plan);
   fit.bytes = countedWeightBytes(residency, plan) + workingBytes(residency, plan);
   // Where it overflows nothing has room for it.
-  if (__builtin_add_overflow(fit.bytes, Session::fixedBytes(backend, options), &fit.bytes))
+  if (__builtin_add_overflow(fit.bytes, sessionBytes, &fit.bytes))
     fit.bytes = Device::kNoBudget;
   for (const Held &held : weights.all())
     if (!residency.counts(held.memory))
       fit.hostBytes += residency.bytesOf(held.segment);
   const double used = double(model.num_experts_per_tok()) / model.num_experts();
   double expertBytes = 0;
-  for (const auto &linears : weights.experts) {
-    const bool counted = residency.counts(linears[0].memory);
-    ++(linears[0].memory == fb::Residency::device ? fit.expertsOnDevice : fit.expertsOnHost);
-    for (const Held &held : linears) {
-      const double bytes = used * double(residency.bytesOf(held.segment));
-      expertBytes += bytes;
-      (counted ? fit.bytesPerToken : fit.hostBytesPerToken) += bytes;
-    }
-  }
+  for (uint32_t layer = 0; layer < model.num_layers(); ++layer)
+    expertBytes += addLayer(fit, residency,
+                            std::span(weights.experts)
+                                .subspan(size_t(layer) * model.num_experts(), model.num_experts()),
+                            used);
   // What is not experts is where the device computes.
   const auto *programs = programsOf(plan, backend.device().cuda());
   fit.bytesPerToken += double(programs->Get(0)->weight_bytes_per_token()) - expertBytes;
@@ -52,14 +78,17 @@ PlanFit fitOf(Backend &backend, const SessionOptions &options, const fb::Plan &p
 
 } // namespace
 
-MachineFit fitOf(Backend &backend, const SessionOptions &options) {
+Result<MachineFit> fitOf(Backend &backend, SessionOptions options) {
+  options.plan = nullptr;
+  MOEPLAN_TRY(Session::check(backend.artifact(), options, /*ownMemory=*/true));
+  const uint64_t sessionBytes = Session::fixedBytes(backend, options);
   MachineFit machine;
   machine.hostAvailable = availableMemoryBytes().value_or(Device::kNoBudget);
   machine.budget = backend.device().budget();
   if (machine.budget == Device::kNoBudget)
     machine.budget = machine.hostAvailable;
   for (const fb::Plan *plan : *backend.artifact().metadata().plans())
-    machine.plans.push_back(fitOf(backend, options, *plan, machine));
+    machine.plans.push_back(fitOf(backend, sessionBytes, *plan, machine));
   return machine;
 }
 
@@ -67,16 +96,18 @@ std::string describe(const MachineFit &fit) {
   nlohmann::ordered_json plans = nlohmann::ordered_json::array();
   for (const PlanFit &plan : fit.plans) {
     const bool runs = plan.cannotRun.empty();
-    nlohmann::ordered_json row = {{"plan", plan.plan->name()->str()},
-                                  {"fits", plan.fits},
-                                  {"cannot_run", nullptr},
-                                  {"bytes", plan.bytes},
-                                  {"host_bytes", plan.hostBytes},
-                                  {"experts_on_device", plan.expertsOnDevice},
-                                  {"experts_on_host", plan.expertsOnHost},
-                                  {"bytes_per_token", plan.bytesPerToken},
-                                  {"host_bytes_per_token", plan.hostBytesPerToken},
-                                  {"predicted_tokens_per_second", nullptr}};
+    nlohmann::ordered_json row = {
+        {"plan", plan.plan->name()->str()},
+        {"fits", plan.fits},
+        {"cannot_run", nullptr},
+        {"bytes", plan.bytes},
+        {"host_bytes", plan.hostBytes},
+        {"miss_strategy", fb::EnumNameMissStrategy(plan.plan->miss_strategy())},
+        {"experts_on_device", plan.expertsOnDevice},
+        {"experts_on_host", plan.expertsOnHost},
+        {"bytes_per_token", plan.bytesPerToken},
+        {"host_bytes_per_token", plan.hostBytesPerToken},
+        {"predicted_tokens_per_second", nullptr}};
     if (!runs)
       row["cannot_run"] = plan.cannotRun;
     if (const fb::Prediction *prediction = plan.plan->prediction())

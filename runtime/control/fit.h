@@ -19,6 +19,7 @@ struct PlanFit {
   uint64_t hostBytes = 0;
   uint32_t expertsOnDevice = 0, expertsOnHost = 0;
   /// Of weights, of one token decoded alone, from either; all experts of a layer are as likely.
+  /// What is found in a cache slot is the device's.
   double bytesPerToken = 0, hostBytesPerToken = 0;
   bool fits = false;
 };
@@ -29,8 +30,8 @@ struct MachineFit {
   std::vector<PlanFit> plans; ///< in the artifact's order
 };
 
-/// For sessions with `options`, whose plan is not looked at.
-MachineFit fitOf(Backend &backend, const SessionOptions &options);
+/// For sessions with `options`, whose plan is not looked at. Errors: those of Session::check().
+Result<MachineFit> fitOf(Backend &backend, SessionOptions options);
 /// See moeplan_runtime_fit().
 std::string describe(const MachineFit &fit);
 

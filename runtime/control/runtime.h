@@ -100,8 +100,8 @@ private:
   void tell(const Event &event);
   void tell(Event event, const Controlled &controlled);
 
-  /// Plans that may be chosen, best first, with what they would take. `more`: sessions to come with
-  /// KV caches of so many bytes each. The lock is held.
+  /// Plans that may be chosen, best first, with what they would take. `fixedOfOneMore`: the
+  /// Session::fixedBytes() of a session to come. The lock is held.
   std::vector<Candidate> candidates(std::optional<uint64_t> fixedOfOneMore = std::nullopt) const;
   uint64_t bytesUnder(const fb::Plan &plan, std::optional<uint64_t> fixedOfOneMore) const;
   Status checkChoice(const fb::Plan &plan) const;

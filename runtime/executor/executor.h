@@ -26,8 +26,8 @@ struct ProgramMemory {
   /// Where a weight segment is; empty: where the artifact has it.
   std::function<const std::byte *(uint32_t segment)> weight = {};
 
-  /// Where what `binding` names begins; null for logits and candidates, which
-  /// each run has its own place for.
+  /// Where what `binding` names begins; null for logits and candidates, which each run has its own
+  /// place for.
   const std::byte *baseOf(const Artifact &artifact, const fb::Binding &binding) const;
 };
 

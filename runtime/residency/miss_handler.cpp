@@ -8,13 +8,14 @@ namespace {
 
 /// Swap buffers of `stream`, as the planner counts them.
 constexpr uint32_t kSwapBuffers = 2;
-constexpr uint64_t kAlignment = 64;
 
 std::array<uint32_t, 3> segmentsOf(const fb::Expert &expert) {
   return {expert.w1(), expert.w3(), expert.w2()};
 }
 
-uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+uint64_t aligned(uint64_t bytes) {
+  return (bytes + MOEPLAN_SLOT_ALIGNMENT - 1) / MOEPLAN_SLOT_ALIGNMENT * MOEPLAN_SLOT_ALIGNMENT;
+}
 
 /// What an expert takes of a slot.
 uint64_t slotBytesOf(const Residency &residency, const fb::Expert &expert) {

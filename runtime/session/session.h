@@ -81,6 +81,7 @@ public:
   /// Called by any thread.
   const fb::Plan &plan() const { return *plan_.load(); }
   const char *planName() const { return plan().name()->c_str(); }
+  /// Bytes that this session takes so.
   uint64_t fixedBytes() const;
 
   // For what controls sessions; called by any thread but that of the session.

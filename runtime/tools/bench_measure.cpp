@@ -2,6 +2,7 @@
 
 #include "runtime/support/progress.h"
 #include "runtime/tools/control.h"
+#include "runtime/tools/rates.h"
 
 #include <algorithm>
 #include <random>
@@ -11,12 +12,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Larger than the last-level cache of any current CPU, so that memory is what is measured.
-constexpr uint64_t bandwidthBufferBytes = uint64_t{1} << 30;
-// Twice this is taken of a GPU's memory, beside the model.
-constexpr uint64_t gpuBufferBytes = uint64_t{1} << 28;
-constexpr uint32_t bandwidthRepetitions = 3;
-constexpr uint32_t peakRepetitions = 5;
 constexpr uint32_t firstTokenRepetitions = 3;
 
 Spread spread(std::vector<double> values) {
@@ -36,46 +31,6 @@ std::vector<int32_t> randomTokens(size_t count, uint32_t vocabSize) {
     token = static_cast<int32_t>(random() % vocabSize);
   return tokens;
 }
-
-/// Measures what the device that runs a workload can do.
-class RateMeter {
-public:
-  RateMeter(const BenchOptions &options, moeplan_runtime &runtime, uint32_t threads)
-      : runtime_(runtime), isGpu_(options.device.starts_with("cuda")), threads_(threads) {}
-
-  double readBandwidth() const {
-    double bytesPerSecond = 0;
-    check(isGpu_ ? moeplan_runtime_measure_device_bandwidth(&runtime_, gpuBufferBytes,
-                                                            bandwidthRepetitions, &bytesPerSecond)
-                 : moeplan_measure_read_bandwidth(threads_, bandwidthBufferBytes,
-                                                  bandwidthRepetitions, &bytesPerSecond));
-    return bytesPerSecond;
-  }
-  /// From the host to a GPU.
-  double linkBandwidth() const {
-    double bytesPerSecond = 0;
-    check(moeplan_runtime_measure_link_bandwidth(&runtime_, gpuBufferBytes, bandwidthRepetitions,
-                                                 &bytesPerSecond));
-    return bytesPerSecond;
-  }
-  /// What has passed the link to fetch experts, since the beginning; 0: they were read in place.
-  uint64_t fetchedBytes() const { return moeplan_runtime_memory_counters(&runtime_).miss_bytes; }
-  bool isGpu() const { return isGpu_; }
-  /// Zeros for a GPU, whose are not measured.
-  std::array<double, arithmetics.size()> arithmeticPeaks() const {
-    std::array<double, arithmetics.size()> peaks{};
-    if (!isGpu_)
-      for (const Arithmetic &arithmetic : arithmetics)
-        check(moeplan_measure_arithmetic_peak(arithmetic.id, threads_, peakRepetitions,
-                                              &peaks[arithmetic.id]));
-    return peaks;
-  }
-
-private:
-  moeplan_runtime &runtime_;
-  bool isGpu_;
-  uint32_t threads_;
-};
 
 MachineRates larger(const MachineRates &a, const MachineRates &b) {
   MachineRates rates{std::max(a.readBandwidth, b.readBandwidth)};
@@ -98,7 +53,7 @@ public:
   Workload(const BenchOptions &options, moeplan_runtime &runtime, moeplan_session &session,
            uint32_t vocabSize)
       : options_(options), session_(session),
-        meter_(options, runtime, moeplan_session_threads(&session)),
+        meter_(options.device, runtime, moeplan_session_threads(&session)),
         prompt_(randomTokens(options.promptTokens, vocabSize)),
         generated_(randomTokens(options.genTokens, vocabSize)) {}
 

@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include <map>
-#include <set>
 
 namespace moeplan::tools {
 namespace {
@@ -95,18 +94,15 @@ Json compareSegments(const Contents &before, const Contents &after) {
 /// The plans of either, in the order of the second, then what is left of the first.
 Json comparePlans(const Contents &before, const Contents &after) {
   std::map<std::string, Amount> lacking; // of segments that the first artifact does not have
-  std::set<std::string> touched;
   for (const auto &[name, segment] : after.segments)
     if (!before.has(name, after.identities.at(name)))
-      for (const Json &plan : segment->at("plans")) {
+      for (const Json &plan : segment->at("plans"))
         lacking[plan].add(*segment);
-        touched.insert(plan);
-      }
   Json plans = Json::array();
   for (const Json &plan : after.artifact.at("plans")) {
     const std::string name = plan.at("name");
     const auto old = before.plans.find(name);
-    const bool same = old != before.plans.end() && *old->second == plan && !touched.contains(name);
+    const bool same = old != before.plans.end() && *old->second == plan && lacking[name].count == 0;
     plans.push_back({{"plan", name},
                      {"change", old == before.plans.end() ? "added"
                                 : same                    ? "none"
@@ -132,15 +128,13 @@ Json compareFields(const Json &before, const Json &after) {
 
 Json compare(const Json &first, const Json &second) {
   const Contents before(first), after(second);
-  Json result = {{"identical", false},
-                 {"model", compareFields(first.at("model"), second.at("model"))},
-                 {"plans", comparePlans(before, after)},
-                 {"segments", compareSegments(before, after)},
-                 {"kernels_differ", first.at("kernels") != second.at("kernels")},
-                 {"provenance", compareFields(first.at("provenance"), second.at("provenance"))}};
-  // Whatever is in the files but for where it lies: the same inputs give the same bytes.
-  result["identical"] = first == second;
-  return result;
+  // identical: whatever is in the files but for where it lies; the same inputs give the same bytes.
+  return {{"identical", first == second},
+          {"model", compareFields(first.at("model"), second.at("model"))},
+          {"plans", comparePlans(before, after)},
+          {"segments", compareSegments(before, after)},
+          {"kernels_differ", first.at("kernels") != second.at("kernels")},
+          {"provenance", compareFields(first.at("provenance"), second.at("provenance"))}};
 }
 
 std::string print(const Options &options, const Json &difference) {

@@ -4,6 +4,7 @@
 #include "runtime/device/affinity.h"
 #include "runtime/support/units.h"
 #include "runtime/tools/control.h"
+#include "runtime/tools/rates.h"
 
 #include <nlohmann/json.hpp>
 
@@ -34,18 +35,17 @@ struct Rates {
 };
 
 Rates measure(const Options &options, moeplan_runtime &runtime) {
-  constexpr uint32_t repetitions = 3;
-  constexpr uint64_t gpuBytes = uint64_t{1} << 28, hostBytes = uint64_t{1} << 30;
-  Rates rates;
-  if (options.device.starts_with("cuda")) {
-    check(moeplan_runtime_measure_device_bandwidth(&runtime, gpuBytes, repetitions, &rates.memory));
-    check(moeplan_runtime_measure_link_bandwidth(&runtime, gpuBytes, repetitions, &rates.link));
-    return rates;
-  }
-  check(moeplan_measure_read_bandwidth(availablePhysicalCores(), hostBytes, repetitions,
-                                       &rates.memory));
-  rates.link = moeplan_runtime_memory_counters(&runtime).copy_bandwidth;
-  return rates;
+  const RateMeter meter(options.device, runtime, availablePhysicalCores());
+  return {meter.readBandwidth(), meter.isGpu()
+                                     ? meter.linkBandwidth()
+                                     : moeplan_runtime_memory_counters(&runtime).copy_bandwidth};
+}
+
+/// At which experts on the host are read: an emulated device computes with them there, if the plan
+/// says so.
+double awayRate(const Options &options, const Json &plan, const Rates &rates) {
+  const bool there = plan["miss_strategy"] == "host_compute" && options.device.starts_with("emu");
+  return there || rates.link == 0 ? rates.memory : rates.link;
 }
 
 /// "-" where the plan does not run.
@@ -60,8 +60,9 @@ std::string table(const Options &options, const Json &fit, const Rates &rates) {
   if (rates.link > 0)
     text += "; the host has " + formatBytes(fit["host_available"].get<double>()) + ", read at " +
             formatBytes(rates.link) + "/s";
-  text += "\n\n| plan | fits | memory | host | experts on the host | tokens/s at most | predicted |\n"
-          "|---|---|---:|---:|---:|---:|---:|\n";
+  text +=
+      "\n\n| plan | fits | memory | host | experts on the host | tokens/s at most | predicted |\n"
+      "|---|---|---:|---:|---:|---:|---:|\n";
   for (const Json &plan : fit["plans"]) {
     text += "| " + plan["plan"].get<std::string>() + " | ";
     if (!plan["cannot_run"].is_null()) {
@@ -97,7 +98,7 @@ void execute(const Options &options) {
     any = any || plan["fits"].get<bool>();
     plan["tokens_per_second_at_most"] = nullptr;
     const double bytes = plan["bytes_per_token"], away = plan["host_bytes_per_token"];
-    const double seconds = bytes / rates.memory + (rates.link > 0 ? away / rates.link : 0);
+    const double seconds = bytes / rates.memory + away / awayRate(options, plan, rates);
     if (seconds > 0)
       plan["tokens_per_second_at_most"] = 1 / seconds;
   }

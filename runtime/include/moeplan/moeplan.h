@@ -250,7 +250,8 @@ moeplan_runtime_measure_device_bandwidth(moeplan_runtime *runtime, uint64_t byte
                                          uint32_t repetitions, double *bytes_per_second);
 
 /* Bytes per second of copies of `bytes` from pinned memory of the host to the memory of the runtime's
- * device: the best of `repetitions`. MOEPLAN_UNSUPPORTED where the device is not a GPU. */
+ * device: the best of `repetitions`. MOEPLAN_UNSUPPORTED where the device is not a GPU,
+ * MOEPLAN_RESOURCE_EXHAUSTED where either memory has no room. */
 MOEPLAN_EXPORT moeplan_status *
 moeplan_runtime_measure_link_bandwidth(moeplan_runtime *runtime, uint64_t bytes,
                                        uint32_t repetitions, double *bytes_per_second);
@@ -312,9 +313,11 @@ MOEPLAN_EXPORT void moeplan_session_reset(moeplan_session *session);
  * memory that the device computes from; "host_available", bytes that the host has free; "plans", an
  * object for each: "plan"; "fits"; "cannot_run", why the device has no use for it, or null; "bytes" of
  * the first memory (weights, KV cache, what a session works with); "host_bytes" of the host's besides;
- * "experts_on_device", "experts_on_host"; "bytes_per_token" and "host_bytes_per_token", the weights that
- * a token reads from each where all experts are as likely; "predicted_tokens_per_second", of the profile
- * that the plan was made for, or null. The string is released with moeplan_string_free(). */
+ * "miss_strategy"; "experts_on_device", "experts_on_host"; "bytes_per_token" and "host_bytes_per_token",
+ * the weights that a token reads from each where all experts are as likely (what a cache slot holds is
+ * read from the first); "predicted_tokens_per_second", of the profile that the plan was made for, or null.
+ * The string is released with moeplan_string_free(). Errors: MOEPLAN_INVALID_ARGUMENT where the model has
+ * no such context. */
 MOEPLAN_EXPORT moeplan_status *moeplan_runtime_fit(moeplan_runtime *runtime,
                                                    const moeplan_session_options *options,
                                                    char **json);
@@ -365,8 +368,9 @@ MOEPLAN_EXPORT void moeplan_sampler_free(moeplan_sampler *sampler);
 
 /* moeplan_session_append(), and the next token as moeplan_sampler_sample() would draw it from the last
  * position's logits: the same token, the same draws. On a GPU only the largest logits come to the host
- * where the sampler needs no others. Keeps no logits: moeplan_session_logits() is NULL. Where it fails,
- * the sampler is as before. */
+ * where the sampler needs no others. Keeps no logits: moeplan_session_logits() is NULL. Errors: those of
+ * moeplan_session_append(), MOEPLAN_INVALID_ARGUMENT where the sampler is for another vocabulary; the
+ * sampler is then as before. */
 MOEPLAN_EXPORT moeplan_status *moeplan_session_append_sampled(moeplan_session *session,
                                                               const int32_t *tokens, size_t count,
                                                               moeplan_sampler *sampler,
