@@ -20,8 +20,8 @@ std::string reasonAgainst(Device &device, const fb::Plan &plan) {
   return programs && programs->size() > 0 ? "" : "has no programs for cuda devices";
 }
 
-/// The share of routings to experts on the host that find theirs in a slot of the device, where all
-/// are as likely: what a cache of `slots` holds of `hosts`.
+/// The share of routings to a layer's `hosts` experts on the host that find theirs in a cache slot,
+/// where all are as likely.
 double hitShare(const fb::Plan &plan, uint32_t hosts) {
   const bool caches = plan.miss_strategy() == fb::MissStrategy::cached;
   return caches && hosts > 0 ? std::min(1.0, double(plan.cache_slots()) / hosts) : 0;
