@@ -5,10 +5,10 @@
 #include "compiler/calibrate/statistics_writer.h"
 #include "compiler/calibrate/weight_quantizer.h"
 #include "compiler/driver/compile.h"
-#include "compiler/import/digest.h"
 #include "compiler/pack/temporary_file.h"
 #include "compiler/policy/policy.h"
 #include "compiler/quantize/convert.h"
+#include "compiler/support/digest.h"
 #include "formats.h"
 #include "runtime/text/tokenizer.h"
 
@@ -144,9 +144,7 @@ private:
              StringRef(entry.first).contains(".block_sparse_moe.experts.");
     });
     compilation.expertFormat = wide ? "f32" : "bf16";
-    compilation.progress = [&](uint64_t done, uint64_t total) {
-      progress("pack", done, total, "bytes");
-    };
+    compilation.progress = options.progress;
     auto compiled = compile(compilation);
     if (!compiled)
       return compiled.takeError();

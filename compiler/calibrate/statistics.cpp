@@ -1,6 +1,6 @@
 #include "compiler/calibrate/statistics.h"
 
-#include "compiler/import/digest.h"
+#include "compiler/support/digest.h"
 #include "formats.h"
 #include "runtime/support/alignment.h"
 #include "runtime/support/hash.h"
@@ -132,10 +132,22 @@ Error Statistics::checkMoments(const fb::Moments &moments, uint64_t columns) con
 
 std::string Statistics::digest() const { return digestOf(file_.bytes()); }
 
-SecondMoments Statistics::moments(const ExpertLinear &linear) const {
+const fb::Moments &Statistics::momentsOf(const ExpertLinear &linear) const {
   const fb::ExpertStatistics &expert = this->expert(linear.layer, linear.expert);
-  const bool down = linear.linear == Linear::w2;
-  const fb::Moments &m = down ? *expert.hidden() : *expert.input();
-  return {down ? metadata_->intermediate_size() : metadata_->hidden_size(), m.block(),
-          reinterpret_cast<const float *>(file_.bytes().data() + m.offset())};
+  return linear.linear == Linear::w2 ? *expert.hidden() : *expert.input();
+}
+
+SecondMoments Statistics::moments(const ExpertLinear &linear) const {
+  const fb::Moments &m = momentsOf(linear);
+  return {linear.linear == Linear::w2 ? metadata_->intermediate_size() : metadata_->hidden_size(),
+          m.block(), reinterpret_cast<const float *>(file_.bytes().data() + m.offset())};
+}
+
+std::string Statistics::momentsDigest(const ExpertLinear &linear) const {
+  const SecondMoments m = moments(linear);
+  return ListDigest()
+      .add(uint64_t(m.columns))
+      .add(uint64_t(m.block))
+      .add(momentsOf(linear).checksum()) // which has been checked
+      .hex();
 }

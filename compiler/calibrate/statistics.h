@@ -42,9 +42,12 @@ public:
   }
   /// Of the input of a linear; borrowed.
   SecondMoments moments(const ExpertLinear &linear) const;
+  /// Of their numbers and how they are laid out.
+  std::string momentsDigest(const ExpertLinear &linear) const;
 
 private:
   Statistics() = default;
+  const fb::Moments &momentsOf(const ExpertLinear &linear) const;
   llvm::Error read(llvm::StringRef path);
   llvm::Error checkMoments(const fb::Moments &moments, uint64_t columns) const;
 

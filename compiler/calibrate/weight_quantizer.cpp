@@ -63,52 +63,70 @@ const QuantizerInfo *QuantizerChoice::needsStatistics() const {
   return nullptr;
 }
 
-const Calibration *WeightQuantizer::calibrationOf(StringRef name, bool evenIfHardlyReached) {
+/// Factored moments of the input of an expert's linear; nothing where there are none.
+const Calibration &WeightQuantizer::calibrationOf(StringRef name) {
   const std::optional<ExpertLinear> linear = ExpertLinear::parse(name);
   if (!statistics_ || !linear)
-    return &none_;
-  const uint64_t tokens = statistics_->expert(linear->layer, linear->expert).tokens();
-  const StringRef expert = name.rsplit('.').first;
-  if (tokens < kFewestTokens && !evenIfHardlyReached) {
-    hardlyReached_.insert(expert.str());
-    return &none_;
-  }
+    return none_;
   const bool down = linear->linear == Linear::w2;
-  const std::string key = (expert + (down ? ".hidden" : ".input")).str();
+  const std::string key = linear->expertName() + (down ? ".hidden" : ".input");
   Cached &cached = cache_[down];
   if (cached.key != key) {
-    cached.calibration = std::make_unique<Calibration>(statistics_->moments(*linear), tokens);
+    cached.calibration.reset(); // before the next: both may be large
+    cached.calibration = std::make_unique<Calibration>(
+        statistics_->moments(*linear), statistics_->expert(linear->layer, linear->expert).tokens());
     cached.key = key;
   }
-  return cached.calibration.get();
+  return *cached.calibration;
 }
 
-WeightQuantizer::Chosen WeightQuantizer::choose(StringRef name, const FormatInfo &format) {
+WeightQuantizer::Chosen WeightQuantizer::choose(StringRef name, const FormatInfo &format) const {
   const QuantizerInfo *quantizer = choice_.find(format);
   // Without need for it, a Hessian is not worth its factoring.
   const bool wanted = quantizer ? quantizer->usesImportance
                                 : defaultQuantizer(format.bits, true, true).usesImportance;
-  const Calibration *calibration = wanted ? calibrationOf(name) : &none_;
-  const bool usable = quantizer && (!quantizer->usesImportance || calibration->hasImportance()) &&
-                      (!quantizer->usesHessian || calibration->hasHessian());
-  if (!usable)
-    quantizer =
-        &defaultQuantizer(format.bits, calibration->hasImportance(), calibration->hasHessian());
-  return {quantizer, calibration};
+  const std::optional<ExpertLinear> linear = ExpertLinear::parse(name);
+  if (!wanted || !statistics_ || !linear)
+    return {quantizer && !quantizer->usesImportance ? quantizer
+                                                    : &defaultQuantizer(format.bits, false, false),
+            false, false};
+  if (statistics_->expert(linear->layer, linear->expert).tokens() < kFewestTokens)
+    return {&defaultQuantizer(format.bits, false, false), false, true};
+  const bool hasHessian = Calibration::hasHessian(statistics_->moments(*linear));
+  if (!quantizer || (quantizer->usesHessian && !hasHessian))
+    quantizer = &defaultQuantizer(format.bits, true, hasHessian);
+  return {quantizer, quantizer->usesImportance, false};
+}
+
+std::string WeightQuantizer::recipe(StringRef name, const FormatInfo &format) const {
+  const Chosen chosen = choose(name, format);
+  std::string recipe(chosen.quantizer->name);
+  if (!chosen.usesCalibration)
+    return recipe;
+  const ExpertLinear linear = *ExpertLinear::parse(name);
+  return recipe + " " + statistics_->momentsDigest(linear) + " " +
+         std::to_string(statistics_->expert(linear.layer, linear.expert).tokens());
+}
+
+void WeightQuantizer::noteUse(StringRef name, const FormatInfo &format) {
+  if (choose(name, format).hardlyReached)
+    hardlyReached_.insert(ExpertLinear::parse(name)->expertName());
 }
 
 Error WeightQuantizer::quantize(StringRef name, const TensorView &tensor, const FormatInfo &format,
                                 MutableArrayRef<uint8_t> out) {
+  noteUse(name, format);
   const Chosen chosen = choose(name, format);
-  return quantizeTensor(tensor, format, *chosen.quantizer, *chosen.calibration, out, threads_);
+  return quantizeTensor(tensor, format, *chosen.quantizer,
+                        chosen.usesCalibration ? calibrationOf(name) : none_, out, threads_);
 }
 
 Expected<double> WeightQuantizer::error(StringRef name, const TensorView &tensor,
                                         const FormatInfo &format, ArrayRef<float> rowWeights,
                                         uint64_t maxPanels) {
+  noteUse(name, format);
   // The error is weighed with the statistics even where the quantiser has no use for them, or they
   // are too few to quantise with.
-  const QuantizerInfo *quantizer = choose(name, format).quantizer;
-  return quantizationError(tensor, format, *quantizer, *calibrationOf(name, true), rowWeights,
-                           maxPanels, threads_);
+  return quantizationError(tensor, format, *choose(name, format).quantizer, calibrationOf(name),
+                           rowWeights, maxPanels, threads_);
 }

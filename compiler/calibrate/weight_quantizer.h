@@ -46,11 +46,16 @@ public:
   /// formatBytes() bytes.
   llvm::Error quantize(llvm::StringRef name, const TensorView &tensor, const FormatInfo &format,
                        llvm::MutableArrayRef<uint8_t> out);
+  /// Names what decides the outcome of quantize() besides the tensor: the quantiser, and the
+  /// moments that it works from. May be called from any thread at any time.
+  std::string recipe(llvm::StringRef name, const FormatInfo &format) const;
   /// See quantizationError().
   llvm::Expected<double> error(llvm::StringRef name, const TensorView &tensor,
                                const FormatInfo &format, llvm::ArrayRef<float> rowWeights,
                                uint64_t maxPanels);
 
+  /// Adds the expert of a weight that somebody else quantised to hardlyReached(), where it is one.
+  void noteUse(llvm::StringRef name, const FormatInfo &format);
   /// Experts whose statistics were passed over, as "layers.3.experts.5".
   const std::set<std::string> &hardlyReached() const { return hardlyReached_; }
   llvm::ThreadPoolInterface &threads() { return threads_; }
@@ -58,10 +63,11 @@ public:
 private:
   struct Chosen {
     const QuantizerInfo *quantizer;
-    const Calibration *calibration;
+    bool usesCalibration;
+    bool hardlyReached; ///< it would, with more tokens
   };
-  Chosen choose(llvm::StringRef name, const FormatInfo &format);
-  const Calibration *calibrationOf(llvm::StringRef name, bool evenIfHardlyReached = false);
+  Chosen choose(llvm::StringRef name, const FormatInfo &format) const;
+  const Calibration &calibrationOf(llvm::StringRef name);
 
   const Statistics *statistics_;
   QuantizerChoice choice_;

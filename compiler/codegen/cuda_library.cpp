@@ -45,10 +45,10 @@ struct Job {
   Nvrtc::Output output = {};
   std::string error = {};
 
-  void run(const Nvrtc &nvrtc, ArrayRef<CudaHeader> headers, const ImageCache &cache) {
+  void run(const Nvrtc &nvrtc, ArrayRef<CudaHeader> headers, BuildCache &cache) {
     const std::string source = cudaSourceOf(*kernel);
-    const std::string key = cache.keyOf(nvrtc, source, headers, *target);
-    if (std::optional<Nvrtc::Output> found = cache.find(key)) {
+    const CacheKey key = imageKey(nvrtc, source, headers, *target);
+    if (std::optional<Nvrtc::Output> found = findImage(cache, key)) {
       output = std::move(*found);
       return;
     }
@@ -58,8 +58,7 @@ struct Job {
       return;
     }
     output = std::move(*compiled);
-    if (Error failure = cache.store(key, output))
-      error = toString(std::move(failure));
+    storeImage(cache, key, output);
   }
 };
 
@@ -127,10 +126,8 @@ moeplan::compiler::compileCudaKernels(const Nvrtc &nvrtc, ArrayRef<KernelSpec> k
   for (const std::string &target : targets)
     if (Error error = nvrtc.checkTarget(target))
       return error;
-  auto cache = ImageCache::open(options.cacheDirectory);
-  if (!cache)
-    return cache.takeError();
-
+  BuildCache none;
+  BuildCache &cache = options.cache ? *options.cache : none;
   std::vector<Job> jobs;
   for (const std::string &target : targets)
     for (const KernelSpec &kernel : kernels)
@@ -139,7 +136,7 @@ moeplan::compiler::compileCudaKernels(const Nvrtc &nvrtc, ArrayRef<KernelSpec> k
   {
     DefaultThreadPool pool(hardware_concurrency(options.threads));
     for (Job &job : jobs)
-      pool.async([&job, &nvrtc, &options, &cache] { job.run(nvrtc, options.headers, *cache); });
+      pool.async([&job, &nvrtc, &options, &cache] { job.run(nvrtc, options.headers, cache); });
     pool.wait();
   }
   for (const Job &job : jobs)

@@ -24,7 +24,7 @@ std::string cudaSourceOf(const KernelSpec &kernel);
 struct CudaOptions {
   llvm::ArrayRef<CudaHeader> headers; ///< as cudaHeaders()
   unsigned threads = 0;               ///< 0: all cores
-  std::string cacheDirectory;         ///< of images by what they were made from; empty: none
+  BuildCache *cache = nullptr;        ///< of images; borrowed, may be null
 };
 
 /// Compiles every kernel of CUDA among `kernels` for each of `targets`, side by side. The bytes

@@ -3,7 +3,9 @@
 #include "compiler/codegen/link.h"
 #include "kernel_abi.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Bitcode/BitcodeReader.h"
+#include "llvm/Config/llvm-config.h"
 #include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/IRBuilder.h"
 #include "llvm/IR/LegacyPassManager.h"
@@ -14,11 +16,14 @@
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/TargetSelect.h"
+#include "llvm/Support/ThreadPool.h"
 #include "llvm/Support/raw_ostream.h"
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/Transforms/IPO/GlobalDCE.h"
 
 #include <map>
+#include <mutex>
+#include <optional>
 
 using namespace llvm;
 using namespace moeplan;
@@ -30,12 +35,11 @@ namespace {
 constexpr unsigned kRangeParameters = 3;
 
 Expected<std::unique_ptr<TargetMachine>> createTargetMachine(const CpuTarget &target) {
-  static const bool initialized = [] {
+  static std::once_flag initialized;
+  std::call_once(initialized, [] {
     InitializeNativeTarget();
     InitializeNativeTargetAsmPrinter();
-    return true;
-  }();
-  (void)initialized;
+  });
   std::string error;
   const Target *registered = TargetRegistry::lookupTarget(target.triple, error);
   if (!registered)
@@ -154,46 +158,26 @@ void optimize(Module &module, TargetMachine &machine) {
   pipeline.run(module, modules);
 }
 
-Expected<SmallVector<char, 0>> emitObject(Module &module, TargetMachine &machine) {
+Expected<std::string> emitObject(Module &module, TargetMachine &machine) {
   SmallVector<char, 0> object;
   raw_svector_ostream stream(object);
   legacy::PassManager passes;
   if (machine.addPassesToEmitFile(passes, stream, nullptr, CodeGenFileType::ObjectFile))
     return createStringError("the target cannot emit object files");
   passes.run(module);
-  return object;
+  return std::string(object.begin(), object.end());
 }
 
-Expected<std::vector<uint32_t>> codeBytes(StringRef object, ArrayRef<KernelSpec> kernels) {
-  auto file = object::ObjectFile::createELFObjectFile(MemoryBufferRef(object, "kernels.o"));
-  if (!file)
-    return file.takeError();
-  StringMap<uint32_t> sizes;
-  for (object::ELFSymbolRef symbol : (*file)->symbols()) {
-    Expected<StringRef> name = symbol.getName();
-    if (!name)
-      return name.takeError();
-    sizes[*name] = symbol.getSize();
-  }
-  std::vector<uint32_t> bytes;
-  for (const KernelSpec &kernel : kernels)
-    bytes.push_back(sizes.lookup(kernel.symbol));
-  return bytes;
-}
-
-} // namespace
-
-Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> kernels,
-                                                          const CpuTarget &target) {
+/// The object of one kernel, or of the ABI's version where `kernel` is null.
+Expected<std::string> compileObject(const KernelSpec *kernel, const CpuTarget &target) {
   auto machine = createTargetMachine(target);
   if (!machine)
     return machine.takeError();
-
   LLVMContext context;
   // A loop that a kernel wants unrolled may have no constant length in a specialisation for several
   // formats; that is no news for a user.
   context.setDiagnosticHandlerCallBack([](const DiagnosticInfo *, void *) {});
-  std::span<const char> bitcode = target.kernels->bytes();
+  const std::span<const char> bitcode = target.kernels->bytes();
   auto parsed = parseBitcodeFile(
       MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);
   if (!parsed)
@@ -201,30 +185,125 @@ Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> k
   Module &module = **parsed;
   module.setDataLayout((*machine)->createDataLayout());
   module.setTargetTriple(target.triple);
-
   Specializer specializer(module, target);
-  for (const KernelSpec &kernel : kernels)
-    if (kernel.machine == Machine::Cpu)
-      if (Error error = specializer.addWrapper(kernel))
-        return error;
-  specializer.addAbiVersion();
+  if (kernel) {
+    if (Error error = specializer.addWrapper(*kernel))
+      return error;
+  } else {
+    specializer.addAbiVersion();
+  }
   std::string problem;
   raw_string_ostream stream(problem);
   if (verifyModule(module, &stream))
     return createStringError("internal: specialised kernels do not verify: " + problem);
   optimize(module, **machine);
+  return emitObject(module, **machine);
+}
 
-  auto object = emitObject(module, **machine);
-  if (!object)
-    return object.takeError();
-  StringRef bytes(object->data(), object->size());
+/// The bytes of machine code of `symbol` in an object.
+Expected<uint32_t> codeBytesOf(StringRef object, StringRef symbol) {
+  auto file = object::ObjectFile::createELFObjectFile(MemoryBufferRef(object, "kernels.o"));
+  if (!file)
+    return file.takeError();
+  for (object::ELFSymbolRef each : (*file)->symbols()) {
+    Expected<StringRef> name = each.getName();
+    if (!name)
+      return name.takeError();
+    if (*name == symbol)
+      return uint32_t(each.getSize());
+  }
+  return 0;
+}
+
+/// Names all that decides an object.
+CacheKey objectKey(const KernelSpec &kernel, const CpuTarget &target) {
+  CacheKey key("kernel");
+  const std::span<const char> bitcode = target.kernels->bytes();
+  static const std::string generator = ListDigest()
+                                           .add(LLVM_VERSION_STRING)
+                                           .add(MOEPLAN_CODEGEN_SOURCES)
+                                           .add(uint64_t(MOEPLAN_KERNEL_ABI_VERSION))
+                                           .hex();
+  key.add(generator).add(digestOf(StringRef(bitcode.data(), bitcode.size())));
+  key.add(target.triple).add(target.cpu).add(target.llvmFeatures);
+  key.add(uint64_t(target.kernels->lanes));
+  key.add(kernel.symbol).add(kernel.implementation).add(uint64_t(kernel.bindings));
+  for (const auto &[name, value] : kernel.constants) {
+    key.add(name);
+    if (const auto *integer = std::get_if<int64_t>(&value))
+      key.add("integer").add(uint64_t(*integer));
+    else
+      key.add("real").add(std::get<double>(value));
+  }
+  return key;
+}
+
+/// One kernel of a library.
+struct Job {
+  const KernelSpec *kernel;
+  std::string object = {};
+  uint32_t codeBytes = 0;
+  std::optional<std::string> problem = {};
+
+  void run(const CpuTarget &target, BuildCache *cache) {
+    if (Error error = make(target, cache))
+      problem = toString(std::move(error));
+  }
+
+private:
+  Error make(const CpuTarget &target, BuildCache *cache) {
+    const CacheKey key = objectKey(*kernel, target);
+    if (auto found = cache ? cache->find(key) : nullptr) {
+      object = found->getBuffer().str();
+    } else {
+      auto compiled = compileObject(kernel, target);
+      if (!compiled)
+        return compiled.takeError();
+      object = std::move(*compiled);
+      if (cache)
+        cache->store(key, arrayRefFromStringRef(object));
+    }
+    auto bytes = codeBytesOf(object, kernel->symbol);
+    if (!bytes)
+      return bytes.takeError();
+    codeBytes = *bytes;
+    return Error::success();
+  }
+};
+
+} // namespace
+
+Expected<KernelLibrary> moeplan::compiler::compileKernels(ArrayRef<KernelSpec> kernels,
+                                                          const CpuTarget &target,
+                                                          BuildCache *cache) {
+  std::vector<Job> jobs;
+  for (const KernelSpec &kernel : kernels)
+    if (kernel.machine == Machine::Cpu)
+      jobs.push_back({&kernel});
+  auto abiVersion = compileObject(nullptr, target);
+  if (!abiVersion)
+    return abiVersion.takeError();
+  {
+    DefaultThreadPool pool;
+    for (Job &job : jobs)
+      pool.async([&] { job.run(target, cache); });
+    pool.wait();
+  }
   KernelLibrary library;
   library.target = target;
-  auto sizes = codeBytes(bytes, kernels);
-  if (!sizes)
-    return sizes.takeError();
-  library.codeBytes = std::move(*sizes);
-  auto elf = linkSharedObject(bytes);
+  std::vector<std::string> objects{std::move(*abiVersion)};
+  Job *job = jobs.data();
+  for (const KernelSpec &kernel : kernels) {
+    library.codeBytes.push_back(0);
+    if (kernel.machine != Machine::Cpu)
+      continue;
+    if (job->problem)
+      return createStringError(*job->problem);
+    library.codeBytes.back() = job->codeBytes;
+    objects.push_back(std::move(job->object));
+    ++job;
+  }
+  auto elf = linkSharedObject(objects);
   if (!elf)
     return elf.takeError();
   library.elf = std::move(*elf);

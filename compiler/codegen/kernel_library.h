@@ -1,6 +1,7 @@
 // From micro-kernel bitcode and constants to a shared object.
 #pragma once
 
+#include "compiler/cache/build_cache.h"
 #include "compiler/codegen/cpu_target.h"
 
 #include <cstdint>
@@ -32,11 +33,12 @@ struct KernelLibrary {
                                    ///< for kernels of other machines
 };
 
-/// Specialises every kernel of CPUs: a wrapper of type moeplan_kernel_fn calls the micro-kernel
-/// with its constants, is inlined and optimised for the target's CPU, and all are linked into one
-/// object. Deterministic. A constant that is missing, unknown or of the wrong type, and a wrong
-/// number of bindings, are errors that name the kernel.
+/// Specialises every kernel of CPUs, each by itself, on all cores: a wrapper of type
+/// moeplan_kernel_fn calls the micro-kernel with its constants, is inlined and optimised for the
+/// target's CPU; all are linked into one object. Deterministic. `cache`, which may be null, is
+/// asked for kernels first, and given the new ones. A constant that is missing, unknown or of the
+/// wrong type, and a wrong number of bindings, are errors that name the kernel.
 llvm::Expected<KernelLibrary> compileKernels(llvm::ArrayRef<KernelSpec> kernels,
-                                             const CpuTarget &target);
+                                             const CpuTarget &target, BuildCache *cache = nullptr);
 
 } // namespace moeplan::compiler

@@ -5,12 +5,12 @@
 #include "compiler/driver/cuda.h"
 #include "compiler/driver/planning.h"
 #include "compiler/driver/tier_op.h"
-#include "compiler/import/checkpoint.h"
-#include "compiler/import/digest.h"
+#include "compiler/import/checkpoint_digest.h"
 #include "compiler/import/import_model.h"
 #include "compiler/pack/atomic_file.h"
 #include "compiler/pack/pack.h"
 #include "compiler/policy/policy.h"
+#include "compiler/support/digest.h"
 #include "compiler/transforms/passes.h"
 #include "compiler/tune/tune.h"
 #include "formats.h"
@@ -133,7 +133,7 @@ private:
     tune.hiddenSize = checkpoint->config().hiddenSize;
     tune.intermediateSize = checkpoint->config().intermediateSize;
     tune.threads = options.threads;
-    tune.progress = options.tuneProgress;
+    tune.progress = progressOf("tune", "trials");
     if (targets.size() != 1)
       return createStringError("tuning is for one target CPU, " + Twine(targets.size()) +
                                " are given");
@@ -185,6 +185,16 @@ private:
     if (!opened)
       return opened.takeError();
     checkpoint = std::move(*opened);
+    if (options.resume && options.cacheDirectory.empty())
+      return createStringError("there is nothing to resume with: no cache directory");
+    auto openedCache = BuildCache::open(options.cacheDirectory, options.cacheBytes);
+    if (openedCache)
+      cache = std::move(*openedCache);
+    else if (options.cacheIsOptional && !options.resume)
+      consumeError(openedCache.takeError());
+    else
+      return openedCache.takeError();
+    checkpointDigest.emplace(*checkpoint, *cache);
     if (Error error = readStatistics())
       return error;
     if (Error error = readCanaryText())
@@ -199,13 +209,26 @@ private:
     if (options.statistics.empty() || options.compileTo == Phase::Moe)
       return Error::success();
     // A digest reads every weight: only where weights are read anyway.
-    if (options.compileTo == Phase::Artifact && !options.dryRun)
-      checkpointDigest = checkpoint->digest();
-    auto read = Statistics::open(options.statistics, checkpointDigest);
+    std::string digest;
+    if (options.compileTo == Phase::Artifact && !options.dryRun) {
+      auto made = checkpointDigest->ofAll(progressOf("digest", "bytes"));
+      if (!made)
+        return made.takeError();
+      digest = std::move(*made);
+    }
+    auto read = Statistics::open(options.statistics, digest);
     if (!read)
       return read.takeError();
     statistics = std::move(*read);
     return Error::success();
+  }
+
+  std::function<void(uint64_t, uint64_t)> progressOf(const char *what, const char *unit) const {
+    if (!options.progress)
+      return {};
+    return [this, what, unit](uint64_t done, uint64_t total) {
+      options.progress(what, done, total, unit);
+    };
   }
 
   Error readCanaryText() {
@@ -410,7 +433,7 @@ private:
     std::vector<KernelSpec> kernels = collectKernels(*module);
     std::vector<KernelLibrary> libraries;
     for (const CpuTarget &target : targets) {
-      auto library = compileKernels(kernels, target);
+      auto library = compileKernels(kernels, target, cache.get());
       if (!library)
         return library.takeError();
       // With check-kernel-formats this is the proof that every (expert, format, target) has code.
@@ -420,28 +443,33 @@ private:
       report.targetCpus.push_back(target.cpu);
       libraries.push_back(std::move(*library));
     }
-    auto cudaLibraries = cuda.compile(kernels, options.kernelCache);
+    auto cudaLibraries = cuda.compile(kernels, *cache);
     if (!cudaLibraries)
       return cudaLibraries.takeError();
     report.cuda = cudaReportOf(kernels, *cudaLibraries);
-    if (checkpointDigest.empty())
-      checkpointDigest = checkpoint->digest();
-    Provenance provenance{MOEPLAN_VERSION,  LLVM_VERSION_STRING,
-                          checkpointDigest, policyDigest,
-                          commandLine(),    statistics ? statistics->digest() : "",
+    Provenance provenance{MOEPLAN_VERSION,
+                          LLVM_VERSION_STRING,
+                          /*checkpointDigest=*/"",
+                          policyDigest,
+                          commandLine(),
+                          statistics ? statistics->digest() : "",
                           profileDigest};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
     CompleteFacts complete;
     if (facts.canaryFacts)
       complete = [&](const std::string &path) { return scoreCanaryOf(path); };
-    auto bytes = packArtifact(*module, *checkpoint, libraries, *cudaLibraries, provenance, facts,
-                              quantizer, *output, options.progress, complete);
-    if (!bytes)
-      return bytes.takeError();
+    const PackProgress progress = progressOf("pack", "bytes");
+    auto packed = packArtifact(
+        *module, libraries, *cudaLibraries, provenance, facts,
+        {*checkpoint, *checkpointDigest, *cache, quantizer, *output, progress}, complete);
+    if (!packed)
+      return packed.takeError();
     if (facts.canaryFacts)
       report.canaryWarnings = canaryWarnings(*policy.canary, *facts.canaryFacts);
     report.hardlyReached.assign(quantizer.hardlyReached().begin(), quantizer.hardlyReached().end());
-    report.fileBytes = *bytes;
+    report.fileBytes = packed->fileBytes;
+    report.quantized = packed->weights.quantized;
+    report.fromCache = packed->weights.fromCache;
     report.hasTokenizer = !checkpoint->tokenizer().empty();
     report.plans = policy.tiers.size();
     report.kernels = kernels.size();
@@ -476,12 +504,14 @@ private:
   mlir::MLIRContext context;
   Policy policy;
   PolicyFacts facts;
-  std::string policyDigest, profileDigest, checkpointDigest;
+  std::string policyDigest, profileDigest;
   QuantizerChoice quantizers;
   std::vector<CpuTarget> targets;
   CudaCompilation cuda;
   std::optional<AtomicFile> output; ///< the artifact, until it is committed
   std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<BuildCache> cache = std::make_unique<BuildCache>();
+  std::optional<CheckpointDigest> checkpointDigest;
   std::unique_ptr<Statistics> statistics;
   mlir::OwningOpRef<mlir::ModuleOp> module;
   CompileReport report;

@@ -21,6 +21,8 @@ enum class Phase {
   Artifact ///< the .moeplan file
 };
 
+inline constexpr uint64_t kDefaultCacheBytes = uint64_t(64) << 30;
+
 struct CompileOptions {
   std::string checkpoint; ///< directory; empty where `config` says what is compiled
   std::string config;     ///< a config.json: weights are generated from `syntheticSeed`
@@ -45,8 +47,11 @@ struct CompileOptions {
   std::string output;                  ///< file; empty: standard output for IR
   std::vector<std::string> targetCpus; ///< overrides the policy's; empty: the policy's, or "host"
   std::vector<std::string>
-      targetCudas;         ///< overrides the policy's: "sm_80"; empty: the policy's, or none
-  std::string kernelCache; ///< directory for compiled CUDA kernels; empty: none are kept
+      targetCudas;              ///< overrides the policy's: "sm_80"; empty: the policy's, or none
+  std::string cacheDirectory;   ///< of quantised weights and kernels; empty: none are kept
+  bool cacheIsOptional = false; ///< where the directory cannot be made, none are kept
+  uint64_t cacheBytes = kDefaultCacheBytes; ///< that it may take
+  bool resume = false; ///< an error without a cache: there is nothing to continue with
   Phase compileTo = Phase::Artifact;
   bool paperPlanner = false; ///< planned tiers are planned as arXiv 2407.14417 does
   PaperOptions paper;        ///< of that; the memory is the tier's
@@ -54,16 +59,16 @@ struct CompileOptions {
   std::string dumpPhasesTo; ///< directory for moe.mlir, placed.mlir, plan.mlir
   bool printIrAfterAll = false; ///< to stderr, after each pass
   bool timing = false;          ///< of each pass, to stderr
-  /// Called with the bytes of weights packed so far and in all; may be empty.
-  std::function<void(uint64_t, uint64_t)> progress;
-  /// Called with the trials of `tune` so far and in all; may be empty.
-  std::function<void(uint64_t, uint64_t)> tuneProgress;
+  /// Called with what is done, as "pack", how much of it so far and in all, and the unit, "bytes"
+  /// or in the plural; may be empty.
+  std::function<void(const char *what, uint64_t done, uint64_t total, const char *unit)> progress;
 };
 
 /// What was made, for the closing line of a tool.
 struct CompileReport {
   std::string tuning; ///< what `tune` found, as KernelTuning::parse() reads it
   uint64_t fileBytes = 0;
+  size_t quantized = 0, fromCache = 0; ///< weights that were, and that had been before
   size_t plans = 0, kernels = 0;
   std::vector<std::string> targetCpus;
   CudaReport cuda; ///< empty without CUDA targets

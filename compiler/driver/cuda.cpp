@@ -49,13 +49,13 @@ ArrayRef<int64_t> CudaCompilation::programTokens() const {
   return targets_.empty() ? ArrayRef<int64_t>() : ArrayRef(kProgramTokens);
 }
 
-Expected<std::vector<CudaLibrary>>
-CudaCompilation::compile(ArrayRef<KernelSpec> kernels, const std::string &cacheDirectory) const {
+Expected<std::vector<CudaLibrary>> CudaCompilation::compile(ArrayRef<KernelSpec> kernels,
+                                                            BuildCache &cache) const {
   if (!nvrtc_)
     return std::vector<CudaLibrary>();
   CudaOptions options;
   options.headers = cudaHeaders();
-  options.cacheDirectory = cacheDirectory;
+  options.cache = &cache;
   return compileCudaKernels(*nvrtc_, kernels, withPtx(targets_), options);
 }
 

@@ -25,7 +25,7 @@ public:
   llvm::ArrayRef<int64_t> programTokens() const;
   /// Libraries for every target, and PTX for those to come; empty without targets.
   llvm::Expected<std::vector<CudaLibrary>> compile(llvm::ArrayRef<KernelSpec> kernels,
-                                                   const std::string &cacheDirectory) const;
+                                                   BuildCache &cache) const;
 
 private:
   std::vector<std::string> targets_;

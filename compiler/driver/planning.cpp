@@ -1,7 +1,7 @@
 #include "compiler/driver/planning.h"
 
-#include "compiler/import/digest.h"
 #include "compiler/import/import_model.h"
+#include "compiler/support/digest.h"
 #include "compiler/transforms/passes.h"
 #include "runtime/support/units.h"
 

@@ -107,10 +107,7 @@ private:
     compilation.kvFormat = options.kvFormat;
     compilation.threads = options.threads;
     compilation.output = path;
-    compilation.progress = [&](uint64_t done, uint64_t total) {
-      if (options.progress)
-        options.progress("pack", done, total, "bytes");
-    };
+    compilation.progress = options.progress;
     const FormatInfo *bf16 = findFormat(uint32_t(MOEPLAN_FORMAT_BF16));
     Placement reference;
     reference.experts.assign(frontier.points.front().placement.experts.size(),

@@ -6,12 +6,7 @@
 #include "compiler/import/safetensors.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
-#include "llvm/ADT/bit.h"
-#include "llvm/Support/Endian.h"
-
-#include <xxhash.h>
 
 #include <cerrno>
 #include <unistd.h>
@@ -113,51 +108,6 @@ Error checkTensors(const std::map<std::string, TensorInfo> &tensors, const Mixtr
                          ", file has shape " + formatShape(tensor.shape) + " (" +
                          files[tensor.file] + ")");
   return Error::success();
-}
-
-/// Feeds length-prefixed values, so that no two different sequences give the same bytes.
-class Digest {
-public:
-  Digest() : state_(XXH3_createState()) { XXH3_128bits_reset(state_); }
-  ~Digest() { XXH3_freeState(state_); }
-  Digest(const Digest &) = delete;
-  Digest &operator=(const Digest &) = delete;
-
-  void add(uint64_t value) {
-    uint8_t bytes[sizeof(value)];
-    support::endian::write64le(bytes, value);
-    XXH3_128bits_update(state_, bytes, sizeof(bytes));
-  }
-  void add(double value) { add(llvm::bit_cast<uint64_t>(value)); }
-  void add(ArrayRef<uint8_t> bytes) {
-    add(uint64_t(bytes.size()));
-    XXH3_128bits_update(state_, bytes.data(), bytes.size());
-  }
-  void add(StringRef text) { add(arrayRefFromStringRef(text)); }
-
-  std::string hex() const {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_));
-    return toHex(ArrayRef<uint8_t>(canonical.digest), /*LowerCase=*/true);
-  }
-
-private:
-  XXH3_state_t *state_;
-};
-
-void addConfig(Digest &digest, const MixtralConfig &config) {
-  for (uint32_t value :
-       {config.vocabSize, config.hiddenSize, config.intermediateSize, config.numLayers,
-        config.numAttentionHeads, config.numKeyValueHeads, config.headDim, config.numExperts,
-        config.numExpertsPerToken, config.slidingWindow, config.maxPositionEmbeddings})
-    digest.add(uint64_t(value));
-  digest.add(config.rmsNormEps);
-  digest.add(config.ropeTheta);
-  digest.add(uint64_t(config.tieWordEmbeddings));
-  digest.add(uint64_t(int64_t(config.bosTokenId)));
-  digest.add(uint64_t(config.eosTokenIds.size()));
-  for (int32_t id : config.eosTokenIds)
-    digest.add(uint64_t(int64_t(id)));
 }
 
 Expected<MixtralConfig> readConfig(const std::string &path, StringRef origin) {
@@ -263,26 +213,13 @@ void Checkpoint::release(const TensorInfo &tensor) const {
   impl_->weights[tensor.file].release(bytes(tensor));
 }
 
-std::string Checkpoint::digest() const {
-  Digest digest;
-  addConfig(digest, config_);
-  if (seed_) {
-    digest.add(StringRef(kSynthetic));
-    digest.add(*seed_);
-    return digest.hex();
-  }
-  digest.add(uint64_t(tensors_.size()));
-  for (const auto &[name, tensor] : tensors_) {
-    digest.add(StringRef(name));
-    digest.add(dtypeName(tensor.dtype));
-    digest.add(uint64_t(tensor.shape.size()));
-    for (uint64_t extent : tensor.shape)
-      digest.add(extent);
-    digest.add(bytes(tensor));
-    release(tensor);
-  }
-  digest.add(tokenizer());
-  return digest.hex();
+Error Checkpoint::bringIn(const TensorInfo &tensor) const {
+  if (Error error = impl_->weights[tensor.file].bringIn(bytes(tensor)))
+    return importError(tensor.name + ": " + toString(std::move(error)) + " (" +
+                       files_[tensor.file] + ")");
+  return Error::success();
 }
+
+const FileStamp &Checkpoint::stampOf(uint32_t index) const { return impl_->weights[index].stamp(); }
 
 } // namespace moeplan::compiler

@@ -2,6 +2,8 @@
 // weights.
 #pragma once
 
+#include "runtime/support/mapped_file.h"
+
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringRef.h"
@@ -89,10 +91,11 @@ public:
   /// Tells the kernel that the tensor's pages will not be needed again, so that resident memory
   /// stays bounded while a large checkpoint streams through.
   void release(const TensorInfo &tensor) const;
-  /// XXH3-128 in hex over the configuration, and names, dtypes, shapes and bytes of all tensors in
-  /// name order, and the tokenizer. Reads the whole checkpoint once. Of a synthetic checkpoint over
-  /// the configuration and the seed.
-  std::string digest() const;
+  /// Reads the tensor into memory, whence release() lets it go. An error, naming file and tensor,
+  /// where the disk fails.
+  llvm::Error bringIn(const TensorInfo &tensor) const;
+  /// Of files()[index] when it was opened.
+  const FileStamp &stampOf(uint32_t index) const;
 
 private:
   Checkpoint() = default;

@@ -13,4 +13,11 @@ llvm::Expected<InputFile> InputFile::open(const std::string &path) {
   return file;
 }
 
+llvm::Error InputFile::bringIn(llvm::ArrayRef<uint8_t> range) const {
+  const std::span bytes(reinterpret_cast<const std::byte *>(range.data()), range.size());
+  file_.readAhead(bytes);
+  Status status = file_.bringIn(bytes);
+  return status.ok() ? llvm::Error::success() : importError(status.message());
+}
+
 } // namespace moeplan::compiler

@@ -25,6 +25,9 @@ public:
   llvm::StringRef text() const {
     return {reinterpret_cast<const char *>(file_.bytes().data()), file_.bytes().size()};
   }
+  const FileStamp &stamp() const { return file_.stamp(); }
+  /// See MappedFile: readAhead(), then bringIn().
+  llvm::Error bringIn(llvm::ArrayRef<uint8_t> range) const;
   /// See MappedFile::release().
   void release(llvm::ArrayRef<uint8_t> range) const {
     file_.release({reinterpret_cast<const std::byte *>(range.data()), range.size()});

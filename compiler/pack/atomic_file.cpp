@@ -7,6 +7,7 @@
 #include "llvm/Support/Signals.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -26,10 +27,21 @@ Error AtomicFile::fail(const char *what) const {
 Expected<AtomicFile> AtomicFile::create(StringRef target) {
   AtomicFile file;
   file.target_ = target.str();
-  file.temporary_ = file.target_ + ".tmp." + std::to_string(getpid());
+  static std::atomic<uint64_t> count{0};
+  file.temporary_ =
+      file.target_ + ".tmp." + std::to_string(getpid()) + "." + std::to_string(count++);
   struct stat info{};
   if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
     return createStringError(file.target_ + ": exists and is not a regular file");
+  const StringRef directory = sys::path::parent_path(file.target_);
+  file.fd_ =
+      open(directory.empty() ? "." : directory.str().c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+  // It is given its name through /proc.
+  if (file.fd_ >= 0 && access(file.temporaryPath().c_str(), F_OK) == 0)
+    return file;
+  if (file.fd_ >= 0)
+    close(file.fd_);
+  file.isNamed_ = true;
   file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (file.fd_ < 0)
     return file.fail("create");
@@ -37,17 +49,23 @@ Expected<AtomicFile> AtomicFile::create(StringRef target) {
   return file;
 }
 
+std::string AtomicFile::temporaryPath() const {
+  return isNamed_ ? temporary_ : "/proc/self/fd/" + std::to_string(fd_);
+}
+
 AtomicFile::~AtomicFile() {
   if (fd_ < 0)
     return;
   close(fd_);
+  if (!isNamed_)
+    return;
   unlink(temporary_.c_str());
   sys::DontRemoveFileOnSignal(temporary_);
 }
 
 AtomicFile::AtomicFile(AtomicFile &&other) noexcept
     : target_(std::move(other.target_)), temporary_(std::move(other.temporary_)),
-      fd_(std::exchange(other.fd_, -1)), position_(other.position_) {}
+      isNamed_(other.isNamed_), fd_(std::exchange(other.fd_, -1)), position_(other.position_) {}
 
 Error AtomicFile::checkSpace(uint64_t bytes) const {
   struct statvfs info{};
@@ -81,6 +99,20 @@ Error AtomicFile::write(ArrayRef<uint8_t> bytes) {
   return Error::success();
 }
 
+Error AtomicFile::reserve(uint64_t bytes) {
+  const auto offset = static_cast<off_t>(position_), length = static_cast<off_t>(bytes - position_);
+  int result = 0;
+  do
+    result = fallocate(fd_, 0, offset, length);
+  while (result != 0 && errno == EINTR);
+  if (result != 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+    result = ftruncate(fd_, static_cast<off_t>(bytes));
+  if (result != 0)
+    return fail("reserve its room");
+  position_ = bytes;
+  return Error::success();
+}
+
 Error AtomicFile::padTo(uint64_t position) {
   static constexpr uint8_t kZeros[4096] = {};
   while (position_ < position)
@@ -90,13 +122,22 @@ Error AtomicFile::padTo(uint64_t position) {
   return Error::success();
 }
 
-Error AtomicFile::commit() {
-  if (fsync(fd_) != 0)
+Error AtomicFile::commit(Durability durability) {
+  if (durability == Durability::Flushed && fsync(fd_) != 0)
     return fail("flush");
+  if (!isNamed_) {
+    sys::RemoveFileOnSignal(temporary_);
+    if (linkat(AT_FDCWD, temporaryPath().c_str(), AT_FDCWD, temporary_.c_str(),
+               AT_SYMLINK_FOLLOW) != 0)
+      return fail("name");
+    isNamed_ = true;
+  }
   if (rename(temporary_.c_str(), target_.c_str()) != 0)
     return fail("rename onto");
   sys::DontRemoveFileOnSignal(temporary_);
   close(std::exchange(fd_, -1));
+  if (durability != Durability::Flushed)
+    return Error::success();
   SmallString<128> directory = sys::path::parent_path(target_);
   const int fd = open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY);
   if (fd >= 0) {

@@ -1,7 +1,6 @@
 #include "compiler/pack/pack.h"
 
 #include "artifact_header.h"
-#include "compiler/quantize/convert.h"
 #include "dialects/plan/PlanDialect.h"
 #include "formats.h"
 #include "runtime/support/hash.h"
@@ -18,8 +17,8 @@ using namespace moeplan::compiler;
 namespace {
 
 constexpr int kZstdLevel = 19;
-/// Numbers converted at a time: bounds memory and keeps the conversion in cache.
-constexpr uint64_t kElementsPerPart = 1 << 20;
+/// Hexadecimal digits of a digest: what it will take before it is known.
+constexpr size_t kDigestDigits = 32;
 
 ArrayRef<uint8_t> bytesOf(StringRef text) {
   return {reinterpret_cast<const uint8_t *>(text.data()), text.size()};
@@ -39,39 +38,43 @@ Expected<PackedSegment> compress(std::string name, PackedSegment::Kind kind,
 
 class Packer {
 public:
-  Packer(mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-         ArrayRef<CudaLibrary> cudaLibraries, const Provenance &provenance,
-         const PolicyFacts &facts, WeightQuantizer &quantizer, const PackProgress &progress,
-         const CompleteFacts &complete)
-      : module(module), checkpoint(checkpoint), libraries(libraries), cudaLibraries(cudaLibraries),
-        provenance(provenance), facts(facts), quantizer(quantizer), progress(progress),
-        complete(complete), weights(to_vector(module.getOps<plan::SegmentOp>())),
+  Packer(mlir::ModuleOp module, ArrayRef<KernelLibrary> libraries,
+         ArrayRef<CudaLibrary> cudaLibraries, Provenance &provenance, const PolicyFacts &facts,
+         const WeightStreamTools &tools, const CompleteFacts &complete)
+      : module(module), checkpoint(tools.checkpoint), libraries(libraries),
+        cudaLibraries(cudaLibraries), provenance(provenance), facts(facts), tools(tools),
+        file(tools.file), complete(complete), weights(to_vector(module.getOps<plan::SegmentOp>())),
         kernels(collectKernels(module)) {}
 
-  Expected<uint64_t> run(AtomicFile &file) {
+  Expected<PackReport> run() {
     if (Error error = compressSegments())
       return error;
     layOut();
+    provenance.checkpointDigest.resize(kDigestDigits, '0');
     const uint64_t metadataBytes = metadata().size();
     const uint64_t base = alignTo(sizeof(ArtifactHeader) + metadataBytes, kMappedAlignment);
     if (Error error = file.checkSpace(base + fileEnd))
       return error;
-    if (Error error = file.padTo(base))
+    if (Error error = file.reserve(base + fileEnd))
       return error;
-    if (Error error = writeSegments(file, base))
+    if (Error error = writeSegments(base))
       return error;
-    if (Error error = writeHead(file, base, metadataBytes))
+    auto digest = tools.digest.ofAll();
+    if (!digest)
+      return digest.takeError();
+    provenance.checkpointDigest = std::move(*digest);
+    if (Error error = writeHead(base, metadataBytes))
       return error;
     if (complete) {
       if (Error error = complete(file.temporaryPath()))
         return error;
-      if (Error error = writeHead(file, base, metadataBytes))
+      if (Error error = writeHead(base, metadataBytes))
         return error;
     }
-    const uint64_t fileBytes = file.position();
+    report.fileBytes = file.position();
     if (Error error = file.commit())
       return error;
-    return fileBytes;
+    return report;
   }
 
 private:
@@ -115,7 +118,6 @@ private:
         continue;
       }
       place(segment.getBytes(), segment.getBytes(), kMappedAlignment);
-      weightBytes += segment.getBytes();
     }
     fileEnd = end;
   }
@@ -125,81 +127,38 @@ private:
                           checkpoint.syntheticSeed(), facts});
   }
 
-  Error writeSegments(AtomicFile &file, uint64_t base) {
+  Error writeSegments(uint64_t base) {
     for (auto [index, segment] : enumerate(packed)) {
-      if (Error error = file.padTo(base + extents[index].offset))
-        return error;
       Hasher hasher;
       hasher.update(segment.stored.data(), segment.stored.size());
       extents[index].checksum = hasher.digest();
-      if (Error error = file.write(segment.stored))
+      if (Error error = file.writeAt(base + extents[index].offset, segment.stored))
         return error;
     }
-    if (checkpoint.syntheticSeed())
-      return Error::success();
-    for (auto [index, segment] : enumerate(weights)) {
-      SegmentExtent &extent = extents[packed.size() + index];
-      if (Error error = file.padTo(base + extent.offset))
-        return error;
-      if (Error error = writeWeight(file, segment, extent))
-        return error;
-    }
-    return Error::success();
+    return checkpoint.syntheticSeed() ? Error::success() : writeWeights(base);
   }
 
-  Error writeWeight(AtomicFile &file, plan::SegmentOp segment, SegmentExtent &extent) {
-    const TensorInfo &tensor = checkpoint.tensors().at(segment.getSource().str());
-    const FormatInfo &format = *findFormat(std::string_view(segment.getFormat()));
-    if (format.isPacked())
-      return writeQuantized(file, segment, extent, tensor, format);
-    const uint8_t *in = checkpoint.bytes(tensor).data();
-    const uint64_t columns = tensor.shape.back();
-    const uint64_t rows = tensor.shape.size() == 1 ? 1 : tensor.shape[0];
-    // Whole tiles of rows at a time: packed, they follow each other as the rows do.
-    const uint64_t stripRows =
-        std::max<uint64_t>(kElementsPerPart / columns / MOEPLAN_TILE_ROWS, 1) * MOEPLAN_TILE_ROWS;
-    std::vector<uint8_t> elements, part;
-    Hasher hasher;
-    for (uint64_t row = 0; row < rows; row += stripRows) {
-      const uint64_t count = std::min(stripRows, rows - row);
-      elements.resize(count * columns * format.bits / 8);
-      convertElements(tensor.dtype, in + row * columns * dtypeBytes(tensor.dtype), count * columns,
-                      format, elements.data());
-      part.resize(*formatBytes(format, count, columns));
-      format.packing->pack({format.bits, format.groupSize, count, columns},
-                           {elements.data(), nullptr, nullptr}, part.data());
-      hasher.update(part.data(), part.size());
-      if (Error error = file.write(part))
-        return error;
-      weightBytesDone += part.size();
-      if (progress)
-        progress(weightBytesDone, weightBytes);
-    }
-    extent.checksum = hasher.digest();
-    checkpoint.release(tensor);
+  Error writeWeights(uint64_t base) {
+    std::vector<StreamedWeight> streamed;
+    for (auto [segment, extent] : zip_equal(weights, weightExtents()))
+      streamed.push_back({segment.getSymName().split('@').first.str(),
+                          &checkpoint.tensors().at(segment.getSource().str()),
+                          findFormat(std::string_view(segment.getFormat())), base + extent.offset,
+                          extent.bytes});
+    auto written = streamWeights(streamed, tools);
+    if (!written)
+      return written.takeError();
+    report.weights = *written;
+    for (auto [weight, extent] : zip_equal(streamed, weightExtents()))
+      extent.checksum = weight.checksum;
     return Error::success();
   }
-
-  Error writeQuantized(AtomicFile &file, plan::SegmentOp segment, SegmentExtent &extent,
-                       const TensorInfo &tensor, const FormatInfo &format) {
-    const TensorView view{tensor.name, tensor.dtype, checkpoint.bytes(tensor).data(),
-                          tensor.shape[0], tensor.shape[1]};
-    std::vector<uint8_t> bytes(segment.getBytes());
-    const StringRef name = segment.getSymName().split('@').first;
-    if (Error error = quantizer.quantize(name, view, format, bytes))
-      return error;
-    checkpoint.release(tensor);
-    Hasher hasher;
-    hasher.update(bytes.data(), bytes.size());
-    extent.checksum = hasher.digest();
-    weightBytesDone += bytes.size();
-    if (progress)
-      progress(weightBytesDone, weightBytes);
-    return file.write(bytes);
+  MutableArrayRef<SegmentExtent> weightExtents() {
+    return MutableArrayRef(extents).drop_front(packed.size());
   }
 
   /// The header and, with the checksums now known, the metadata.
-  Error writeHead(AtomicFile &file, uint64_t base, uint64_t metadataBytes) {
+  Error writeHead(uint64_t base, uint64_t metadataBytes) {
     const std::vector<uint8_t> bytes = metadata();
     if (bytes.size() != metadataBytes)
       return createStringError("internal: the metadata changed its size");
@@ -227,27 +186,25 @@ private:
   const Checkpoint &checkpoint;
   ArrayRef<KernelLibrary> libraries;
   ArrayRef<CudaLibrary> cudaLibraries;
-  const Provenance &provenance;
+  Provenance &provenance;
   const PolicyFacts &facts;
-  WeightQuantizer &quantizer;
-  const PackProgress &progress;
+  const WeightStreamTools &tools;
+  AtomicFile &file;
   const CompleteFacts &complete;
   SmallVector<plan::SegmentOp> weights;
   std::vector<KernelSpec> kernels;
   std::vector<PackedSegment> packed;
   std::vector<SegmentExtent> extents;
-  uint64_t weightBytes = 0, weightBytesDone = 0;
   uint64_t fileEnd = 0; ///< of the last segment, behind the segment base
+  PackReport report;
 };
 
 } // namespace
 
-Expected<uint64_t> moeplan::compiler::packArtifact(
-    mlir::ModuleOp module, const Checkpoint &checkpoint, ArrayRef<KernelLibrary> libraries,
-    ArrayRef<CudaLibrary> cudaLibraries, const Provenance &provenance, const PolicyFacts &facts,
-    WeightQuantizer &quantizer, AtomicFile &file, const PackProgress &progress,
-    const CompleteFacts &complete) {
-  return Packer(module, checkpoint, libraries, cudaLibraries, provenance, facts, quantizer,
-                progress, complete)
-      .run(file);
+Expected<PackReport>
+moeplan::compiler::packArtifact(mlir::ModuleOp module, ArrayRef<KernelLibrary> libraries,
+                                ArrayRef<CudaLibrary> cudaLibraries, Provenance &provenance,
+                                const PolicyFacts &facts, const WeightStreamTools &tools,
+                                const CompleteFacts &complete) {
+  return Packer(module, libraries, cudaLibraries, provenance, facts, tools, complete).run();
 }

@@ -85,7 +85,7 @@ Error checkInput(const TensorView &weight, const QuantizerInfo &quantizer,
 
 Calibration::Calibration(const SecondMoments &moments, uint64_t tokens)
     : importance_(diagonalOf(moments)) {
-  if (moments.block > 1 || moments.columns == 1)
+  if (hasHessian(moments))
     hessian_.emplace(moments, tokens);
 }
 

@@ -34,6 +34,10 @@ public:
   }
   bool hasImportance() const { return !importance_.empty(); }
   bool hasHessian() const { return hessian_.has_value(); }
+  /// Whether a Calibration of these has one.
+  static bool hasHessian(const SecondMoments &moments) {
+    return moments.block > 1 || moments.columns == 1;
+  }
 
 private:
   std::vector<float> importance_;

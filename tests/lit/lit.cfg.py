@@ -14,6 +14,9 @@ config.environment["PATH"] = os.pathsep.join(
     [config.moeplan_bin_dir, config.llvm_tools_dir, config.environment["PATH"]])
 config.environment["FILECHECK_OPTS"] = "--enable-var-scope --dump-input=fail"
 
+# Nothing is taken from the user's cache, or kept there.
+config.environment["XDG_CACHE_HOME"] = os.path.join(config.test_exec_root, "cache")
+
 support = os.path.join(config.test_source_root, "support")
 artifact = os.path.join(config.test_exec_root, "tiny.moeplan")
 tiny = os.path.join(config.moeplan_source_root, "examples", "tiny-mixtral")

@@ -1,5 +1,6 @@
 #include "files.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -31,6 +32,16 @@ std::string readFile(const std::filesystem::path &path) {
   if (!stream)
     throw std::runtime_error("cannot read " + path.string());
   return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::vector<std::filesystem::path> filesBelow(const std::filesystem::path &directory) {
+  std::vector<std::filesystem::path> files;
+  if (std::filesystem::exists(directory))
+    for (const auto &entry : std::filesystem::recursive_directory_iterator(directory))
+      if (entry.is_regular_file())
+        files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
 }
 
 } // namespace moeplan::testing

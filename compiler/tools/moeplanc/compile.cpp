@@ -1,9 +1,11 @@
 // `moeplanc compile`: a checkpoint into an artifact.
 #include "compiler/tools/moeplanc/commands.h"
 
+#include "compiler/cache/build_cache.h"
 #include "compiler/driver/compile.h"
 #include "runtime/support/command_line.h"
 #include "runtime/support/progress.h"
+#include "runtime/support/quantities.h"
 #include "runtime/support/units.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -40,19 +42,16 @@ int runCompile(compiler::CompileOptions &options, bool json) {
     options.output = name + ".moeplan";
   }
 
-  std::optional<Progress> progress; // begins with the packing, which is what takes long
-  options.progress = [&](uint64_t done, uint64_t total) {
-    if (!progress)
-      progress.emplace("pack", total);
+  std::string now; // what `progress` is of
+  std::optional<Progress> progress;
+  options.progress = [&](const char *what, uint64_t done, uint64_t total, const char *unit) {
+    if (now != what) {
+      progress.emplace(what, total, unit);
+      now = what;
+    }
     progress->update(done);
-  };
-  std::optional<Progress> tuneProgress;
-  options.tuneProgress = [&](uint64_t done, uint64_t total) {
-    if (!tuneProgress)
-      tuneProgress.emplace("tune", total, "trials");
-    tuneProgress->update(done);
     if (done == total)
-      tuneProgress->finish();
+      progress->finish();
   };
   const auto begin = std::chrono::steady_clock::now();
   auto report = compiler::compile(options);
@@ -71,8 +70,6 @@ int runCompile(compiler::CompileOptions &options, bool json) {
   }
   if (options.dryRun || options.compileTo != compiler::Phase::Artifact)
     return kExitDone;
-  if (progress)
-    progress->finish();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   if (!json && report->placements.tiers.size() > 1)
     std::fprintf(stderr, "%s\n", compiler::printPlans(report->placements).c_str());
@@ -84,6 +81,9 @@ int runCompile(compiler::CompileOptions &options, bool json) {
   std::fprintf(stderr, "%s: %s, %zu plan%s, %zu kernels for %s, %.1f s\n", options.output.c_str(),
                formatBytes(report->fileBytes).c_str(), report->plans, report->plans == 1 ? "" : "s",
                report->kernels, llvm::join(report->targetCpus, ", ").c_str(), seconds.count());
+  if (report->fromCache > 0 || options.resume)
+    std::fprintf(stderr, "%zu weights quantised, %zu taken from %s\n", report->quantized,
+                 report->fromCache, options.cacheDirectory.c_str());
   if (!options.config.empty())
     std::fprintf(stderr, "synthetic weights, seed %llu: for measuring speed, on token ids\n",
                  static_cast<unsigned long long>(options.syntheticSeed));
@@ -237,10 +237,42 @@ Command addCompileCommand(CLI::App &app) {
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("SM,...");
+  options.cacheDirectory = compiler::BuildCache::defaultDirectory();
+  options.cacheIsOptional = true;
+  CLI::Option *cache =
+      compile
+          ->add_option_function<std::string>(
+              "--cache-dir",
+              [&options](const std::string &directory) {
+                options.cacheDirectory = directory;
+                options.cacheIsOptional = false;
+              },
+              "keep quantised weights and kernels in this directory, and take them from "
+              "there (default: $XDG_CACHE_HOME/moeplan, or ~/.cache/moeplan)")
+          ->type_name("DIR");
+  CLI::Option *noCache = compile
+                             ->add_flag_callback(
+                                 "--no-cache", [&options] { options.cacheDirectory.clear(); },
+                                 "keep nothing, and make all anew")
+                             ->excludes(cache);
   compile
-      ->add_option("--kernel-cache", options.kernelCache,
-                   "keep compiled CUDA kernels in this directory, and take them from there")
-      ->type_name("DIR");
+      ->add_option_function<std::string>(
+          "--cache-size",
+          [&options](const std::string &text) { options.cacheBytes = *parseBytes(text); },
+          "what the cache may take, as 100GiB: beyond it, what was not used for longest goes "
+          "(default: 64GiB)")
+      ->check(CLI::Validator(
+          [](const std::string &text) {
+            return parseBytes(text) ? std::string() : "'" + text + "' is no size, as 100GiB";
+          },
+          ""))
+      ->excludes(noCache)
+      ->type_name("SIZE");
+  compile
+      ->add_flag("--resume", options.resume,
+                 "continue a compilation that was interrupted, and say how much of it was there: "
+                 "the cache must be on")
+      ->excludes(noCache);
   compile
       ->add_flag_callback(
           "--list-cuda-targets",
