@@ -18,6 +18,18 @@ moeplan_status &outOfMemory() {
   return status;
 }
 
+Result<LoadMode> loadModeOf(moeplan_load_mode mode) {
+  switch (mode) {
+  case MOEPLAN_LOAD_MAP:
+    return LoadMode::mapped;
+  case MOEPLAN_LOAD_READ:
+    return LoadMode::read;
+  case MOEPLAN_LOAD_DIRECT:
+    return LoadMode::direct;
+  }
+  return invalidArgument("no load mode: " + std::to_string(int(mode)));
+}
+
 } // namespace
 
 moeplan_status *toHandle(Status status) {
@@ -71,6 +83,38 @@ moeplan_status *moeplan_artifact_open(const char *path, moeplan_artifact **out) 
 }
 
 void moeplan_artifact_close(moeplan_artifact *artifact) { delete artifact; }
+
+void moeplan_load_options_init(moeplan_load_options *options) {
+  if (!options)
+    return;
+  *options = {};
+  options->struct_size = sizeof(moeplan_load_options);
+}
+
+moeplan_status *moeplan_artifact_load(moeplan_artifact *artifact,
+                                      const moeplan_load_options *options) {
+  return guard([&]() -> Status {
+    if (!artifact)
+      return nullArgument("artifact");
+    moeplan_load_options all;
+    moeplan_load_options_init(&all);
+    MOEPLAN_TRY(readOptions(options, all));
+    LoadOptions load;
+    MOEPLAN_ASSIGN(load.experts, loadModeOf(all.experts));
+    MOEPLAN_ASSIGN(load.others, loadModeOf(all.others));
+    load.preload = all.preload;
+    load.hugePages = all.huge_pages;
+    load.threads = all.threads;
+    if (all.plan) {
+      MOEPLAN_ASSIGN(load.plan, artifact->artifact->plan(all.plan));
+    }
+    if (all.progress)
+      load.progress = [&](uint64_t done, uint64_t total) {
+        return all.progress(all.user_data, done, total);
+      };
+    return artifact->artifact->loadWeights(load);
+  });
+}
 
 moeplan_status *moeplan_artifact_verify(const moeplan_artifact *artifact,
                                         moeplan_progress_fn progress, void *user_data) {

@@ -4,6 +4,7 @@
 
 #include <cassert>
 #include <cstring>
+#include <thread>
 #include <zstd.h>
 
 namespace moeplan {
@@ -97,17 +98,34 @@ std::span<const std::byte> Artifact::weight(uint32_t index) const {
   const fb::Segment *segment = metadata_->segments()->Get(index);
   assert(segment->kind() == fb::SegmentKind::weight);
   assert(!segment->synthetic() || !synthetic_.empty());
-  return segment->synthetic() ? synthetic_[index] : stored(index);
+  if (segment->synthetic())
+    return synthetic_[index];
+  return loaded_[index].empty() ? stored(index) : loaded_[index];
+}
+
+Status Artifact::loadWeights(const LoadOptions &options) {
+  if (syntheticSeed())
+    return prepareWeights(options.threads ? options.threads : std::thread::hardware_concurrency());
+  auto loaded = LoadedWeights::load(*metadata_, path_, file_, header_.segment_base, options);
+  if (!loaded.ok())
+    return std::move(loaded).status().withContext(path_);
+  loaded_ = std::move(loaded).value();
+  return {};
+}
+
+void Artifact::readAhead(uint32_t index) const {
+  if (isMapped(index))
+    file_.readAhead(stored(index));
 }
 
 Status Artifact::bringIn(uint32_t index, uint64_t begin, uint64_t bytes) const {
-  if (metadata_->segments()->Get(index)->synthetic())
+  if (!isMapped(index))
     return {};
   return file_.bringIn(stored(index).subspan(begin, bytes)).withContext(path_);
 }
 
 void Artifact::release(uint32_t index) const {
-  if (!metadata_->segments()->Get(index)->synthetic())
+  if (isMapped(index))
     file_.release(stored(index));
 }
 

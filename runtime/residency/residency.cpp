@@ -132,6 +132,7 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
   const uint32_t segment = held.segment;
   const std::span<const std::byte> source = artifact_.weight(segment);
   Hasher hasher;
+  artifact_.readAhead(segment);
   for (uint64_t begin = 0; begin < source.size(); begin += kPartBytes) {
     if (staging.keepGoing && !staging.keepGoing())
       return Status(MOEPLAN_CANCELLED, "staging was cancelled");

@@ -54,6 +54,7 @@ Command addBenchCommand(CLI::App &app) {
   addCount("--gen-tokens", options->genTokens, "Tokens decoded behind them");
   addCount("--batch", options->batch, "Tokens of one decode step");
   addThreadOptions(*command, options->threads);
+  addLoadingOptions(*command, options->loading);
   addCount("--repetitions", options->repetitions, "Timed runs, after one warm-up");
   command->add_flag("--kernels", options->kernels,
                     "Also measure each kernel alone, in the prefill and in a decode step");

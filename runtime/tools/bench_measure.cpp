@@ -190,7 +190,7 @@ Spread measureFirstToken(const BenchOptions &options, uint32_t contextLength) {
   std::vector<double> seconds;
   for (uint32_t repetition = 0; repetition < firstTokenRepetitions; ++repetition) {
     const auto start = Clock::now();
-    const auto artifact = openArtifact(options.artifact);
+    const auto artifact = openAndLoad(options.artifact, options.plan, options.loading);
     Control control(*artifact, {.device = options.device}, {});
     const auto session =
         createSession(*artifact, options.plan, contextLength, options.threads, &control.runtime());
@@ -235,7 +235,7 @@ Measurement measureBench(const BenchOptions &options) {
     throw Failure("--gen-tokens " + std::to_string(options.genTokens) +
                   " is no multiple of --batch " + std::to_string(options.batch));
   const auto contextLength = static_cast<uint32_t>(positions);
-  const auto artifact = openArtifact(options.artifact);
+  const auto artifact = openAndLoad(options.artifact, options.plan, options.loading);
   Control control(*artifact, {.device = options.device}, {});
   const auto session =
       createSession(*artifact, options.plan, contextLength, options.threads, &control.runtime());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/tools/common.h"
+#include "runtime/tools/load.h"
 
 #include <nlohmann/json.hpp>
 
@@ -20,6 +21,7 @@ struct BenchOptions {
   uint32_t genTokens = 128; ///< a multiple of `batch`
   uint32_t batch = 1;       ///< tokens of a decode step
   ThreadOptions threads;
+  LoadingOptions loading;
   uint32_t repetitions = 5;
   bool kernels = false;
   std::string output = "md";

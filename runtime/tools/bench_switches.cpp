@@ -91,7 +91,8 @@ private:
 class SwitchBench {
 public:
   SwitchBench(const BenchOptions &bench, const SwitchBenchOptions &options)
-      : bench_(bench), options_(options), artifact_(openArtifact(bench.artifact)),
+      : bench_(bench), options_(options),
+        artifact_(openAndLoad(bench.artifact, bench.plan, bench.loading)),
         model_(moeplan_artifact_model_info(artifact_.get())),
         control_(*artifact_, options.control,
                  [this](const moeplan_event &event) { watch_(event); }) {}

@@ -1,6 +1,7 @@
 // `moeplan eval`: perplexity of a text.
 #include "runtime/tools/common.h"
 #include "runtime/tools/control.h"
+#include "runtime/tools/load.h"
 
 #include "runtime/support/likelihood.h"
 #include "runtime/support/progress.h"
@@ -21,6 +22,7 @@ struct Options {
   uint32_t contextLength = 0;
   uint64_t maxWindows = 0; // 0: all
   ThreadOptions threads;
+  LoadingOptions loading;
   std::string device = "cpu";
   bool json = false;
   bool perWindow = false;
@@ -83,7 +85,7 @@ std::vector<int32_t> tokenizeFile(const moeplan_artifact &artifact, const std::s
 }
 
 void eval(const Options &options) {
-  const auto artifact = openArtifact(options.artifact);
+  const auto artifact = openAndLoad(options.artifact, options.plan, options.loading);
   const moeplan_model_info model = moeplan_artifact_model_info(artifact.get());
   if (model.bos_token_id < 0)
     throw Failure("the model has no BOS token: windows would have nothing to start with");
@@ -148,6 +150,7 @@ Command addEvalCommand(CLI::App &app) {
       ->check(positive())
       ->type_name("N");
   addThreadOptions(*command, options->threads);
+  addLoadingOptions(*command, options->loading);
   addDeviceOption(*command, options->device);
   addJsonFlag(*command, options->json);
   command->add_flag("--per-window", options->perWindow,

@@ -1,6 +1,7 @@
 // `moeplan run`: text from a prompt.
 #include "runtime/tools/common.h"
 #include "runtime/tools/control.h"
+#include "runtime/tools/load.h"
 #include "runtime/tools/npy_writer.h"
 #include "runtime/tools/schedules.h"
 
@@ -30,6 +31,7 @@ struct Options {
   uint32_t maxTokens = 128;
   uint32_t contextLength = 0;
   ThreadOptions threads;
+  LoadingOptions loading;
   ControlOptions control;
   std::string switchesText;
   std::vector<PlannedSwitch> switches;
@@ -260,7 +262,7 @@ void report(const Options &options, const SessionFacts &session, size_t promptTo
 }
 
 void run(const Options &options) {
-  const auto artifact = openArtifact(options.artifact);
+  const auto artifact = openAndLoad(options.artifact, options.plan, options.loading);
   const uint32_t vocabSize = moeplan_artifact_model_info(artifact.get()).vocab_size;
   const std::vector<int32_t> prompt = promptTokens(options, *artifact);
   const auto sampler = createSampler(options, vocabSize, prompt);
@@ -326,6 +328,7 @@ Command addRunCommand(CLI::App &app) {
       ->check(positive())
       ->type_name("N");
   addThreadOptions(*command, options->threads);
+  addLoadingOptions(*command, options->loading);
   addDeviceOption(*command, options->control.device);
   command
       ->add_option("--switch-at", options->switchesText,

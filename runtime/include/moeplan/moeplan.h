@@ -73,6 +73,35 @@ MOEPLAN_EXPORT void moeplan_artifact_close(moeplan_artifact *artifact);
 /* Called now and then with the bytes done so far; returns false to cancel. */
 typedef bool (*moeplan_progress_fn)(void *user_data, uint64_t done_bytes, uint64_t total_bytes);
 
+/* Where the bytes of weights come from. */
+typedef enum moeplan_load_mode {
+  MOEPLAN_LOAD_MAP = 0,   /* from the page cache, read when they are touched */
+  MOEPLAN_LOAD_READ = 1,  /* from memory of this process, filled through the page cache */
+  MOEPLAN_LOAD_DIRECT = 2 /* the same, past the page cache */
+} moeplan_load_mode;
+
+typedef struct moeplan_load_options {
+  size_t struct_size;        /* set by moeplan_load_options_init */
+  moeplan_load_mode experts; /* of the experts' weights */
+  moeplan_load_mode others;  /* of all others */
+  bool preload;              /* those that stay mapped are read and mapped at once */
+  bool huge_pages;           /* asked for, for those that do not stay mapped */
+  uint32_t threads;          /* that read; 0: enough for a fast disk */
+  const char *plan;          /* whose weights; NULL: those of all plans */
+  moeplan_progress_fn progress; /* called on the calling thread; NULL: none */
+  void *user_data;              /* of progress */
+} moeplan_load_options;
+MOEPLAN_EXPORT void moeplan_load_options_init(moeplan_load_options *options);
+
+/* Brings weights into memory ahead of their use, by several threads, in the order in which the plan
+ * reads them; those of a synthetic artifact are generated. Without it they are mapped, and read from
+ * the disk when a step touches them first. No session or runtime of the artifact may exist. Errors:
+ * MOEPLAN_RESOURCE_EXHAUSTED where they do not fit in the machine's memory, MOEPLAN_NOT_FOUND for the
+ * plan, MOEPLAN_UNSUPPORTED where the file system has no direct reads, MOEPLAN_IO_ERROR,
+ * MOEPLAN_CANCELLED; the artifact is as it was then. */
+MOEPLAN_EXPORT moeplan_status *moeplan_artifact_load(moeplan_artifact *artifact,
+                                                     const moeplan_load_options *options);
+
 /* Reads the whole file: every checksum, every padding byte, every compressed segment.
  * `progress` may be NULL. */
 MOEPLAN_EXPORT moeplan_status *moeplan_artifact_verify(const moeplan_artifact *artifact,

@@ -178,7 +178,8 @@ TEST_F(CompileTest, ADiskThatFillsUpKeepsTheExistingOutput) {
     FileSizeLimit limit(2000000); // room for the kernels' temporary files, not for the weights
     error = compileError(path("checkpoint"), path("out.moeplan"));
   }
-  EXPECT_NE(error.find("out.moeplan: cannot write: File too large"), std::string::npos) << error;
+  EXPECT_NE(error.find("out.moeplan: cannot reserve its room: File too large"), std::string::npos)
+      << error;
   EXPECT_EQ(readFile(path("out.moeplan")), "what was there");
   EXPECT_EQ(files(), (std::set<std::string>{"checkpoint", "out.moeplan"}));
 }

@@ -1,0 +1,279 @@
+#include "runtime/artifact/weight_loader.h"
+
+#include "artifact_header.h"
+#include "runtime/artifact/programs.h"
+#include "runtime/support/fault.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <mutex>
+#include <sys/stat.h>
+#include <system_error>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+
+namespace moeplan {
+
+namespace {
+
+/// Bytes that a thread reads at a time, and threads: so much is under way at once on a fast disk.
+constexpr uint64_t kPartBytes = 4 << 20;
+constexpr unsigned kThreads = 8;
+
+uint64_t wholePages(uint64_t bytes) {
+  return (bytes + kMappedAlignment - 1) / kMappedAlignment * kMappedAlignment;
+}
+
+/// An open file, closed on destruction.
+class Descriptor {
+public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0)
+      close(fd_);
+  }
+  Descriptor(Descriptor &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor &operator=(Descriptor &&other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  int get() const { return fd_; }
+
+private:
+  int fd_;
+};
+
+/// The file that is mapped, opened again to be read.
+Result<Descriptor> reopen(const std::string &path, const MappedFile &file, bool direct) {
+  Descriptor opened(
+      ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (direct ? O_DIRECT : 0)));
+  if (opened.get() < 0 && direct && errno == EINVAL)
+    return unsupported("its file system has no direct reads");
+  if (opened.get() < 0)
+    return ioError(std::strerror(errno));
+  struct stat info{};
+  if (fstat(opened.get(), &info) != 0)
+    return ioError(std::strerror(errno));
+  if (info.st_dev != file.stamp().device || info.st_ino != file.stamp().inode)
+    return ioError("another file has taken its place since it was opened");
+  return opened;
+}
+
+/// A part of a weight.
+struct Part {
+  std::span<const std::byte> mapped;
+  std::byte *target; ///< null: it stays mapped
+  uint64_t offset;   ///< in the file
+  bool direct;
+};
+
+class Loader {
+public:
+  Loader(const std::string &path, const MappedFile &file, const LoadOptions &options)
+      : path_(path), file_(file), options_(options) {}
+
+  void add(std::span<const std::byte> mapped, std::byte *target, bool direct) {
+    for (uint64_t begin = 0; begin < mapped.size(); begin += kPartBytes) {
+      const auto part = mapped.subspan(begin, std::min(kPartBytes, mapped.size() - begin));
+      parts_.push_back({part, target ? target + begin : nullptr,
+                        static_cast<uint64_t>(part.data() - file_.bytes().data()), direct});
+      total_ += part.size();
+    }
+  }
+
+  Status run() {
+    for (const bool direct : {false, true})
+      if (std::any_of(parts_.begin(), parts_.end(),
+                      [&](const Part &part) { return part.target && part.direct == direct; })) {
+        MOEPLAN_ASSIGN(files_[direct], reopen(path_, file_, direct));
+      }
+    const size_t threads = options_.threads ? options_.threads : kThreads;
+    std::vector<std::jthread> helpers;
+    try {
+      while (helpers.size() + 1 < std::min(threads, parts_.size()))
+        helpers.emplace_back([this] { work([] { return true; }); });
+    } catch (const std::system_error &) { // no more threads: those there are do it
+    }
+    work([this] { return !options_.progress || options_.progress(done_, total_); });
+    helpers.clear(); // joined
+    if (failure_.ok() && options_.progress && done_ == total_)
+      (void)options_.progress(done_, total_);
+    return std::move(failure_);
+  }
+
+private:
+  template <typename KeepGoing> void work(KeepGoing &&keepGoing) {
+    for (size_t i = next_++; i < parts_.size() && !stopped_; i = next_++) {
+      Status status = parts_[i].target ? read(parts_[i]) : touch(parts_[i]);
+      done_ += parts_[i].mapped.size();
+      if (status.ok() && !keepGoing())
+        status = Status(MOEPLAN_CANCELLED, "loading was cancelled");
+      if (!status.ok())
+        stop(std::move(status));
+    }
+  }
+  void stop(Status status) {
+    const std::lock_guard lock(mutex_);
+    if (failure_.ok())
+      failure_ = std::move(status);
+    stopped_ = true;
+  }
+
+  Status touch(const Part &part) const {
+    file_.readAhead(part.mapped);
+    return file_.bringIn(part.mapped);
+  }
+
+  Status read(const Part &part) const {
+    // Direct reads are of whole pages, for which there is room. The last of a file is cut off.
+    const uint64_t wanted = part.mapped.size(), asked = part.direct ? wholePages(wanted) : wanted;
+    if (faultAt(FaultPoint::read))
+      return ioError("cannot read the file: injected");
+    for (uint64_t done = 0; done < wanted;) {
+      const ssize_t count = pread(files_[part.direct].get(), part.target + done, asked - done,
+                                  static_cast<off_t>(part.offset + done));
+      if (count < 0 && errno == EINTR)
+        continue;
+      if (count < 0 && part.direct && errno == EINVAL)
+        return unsupported("its file system has no direct reads of pages");
+      if (count <= 0)
+        return ioError(std::string("cannot read the file: ") +
+                       (count == 0 ? "it has become shorter" : std::strerror(errno)));
+      done += static_cast<uint64_t>(count);
+    }
+    return {};
+  }
+
+  const std::string &path_;
+  const MappedFile &file_;
+  const LoadOptions &options_;
+  Descriptor files_[2]; ///< to read, and to read directly
+  std::vector<Part> parts_;
+  uint64_t total_ = 0;
+  std::atomic<size_t> next_{0};
+  std::atomic<uint64_t> done_{0};
+  std::atomic<bool> stopped_{false};
+  std::mutex mutex_;
+  Status failure_;
+};
+
+/// Collects segments, each once.
+class SegmentList {
+public:
+  explicit SegmentList(const fb::Artifact &artifact)
+      : artifact_(artifact), seen_(artifact.segments()->size()) {}
+
+  void addPlan(const fb::Plan &plan) {
+    for (const fb::Program *program : allPrograms(plan))
+      addProgram(plan, *program);
+  }
+  std::vector<uint32_t> take() { return std::move(order_); }
+
+private:
+  void add(uint32_t segment) {
+    if (!seen_[segment])
+      order_.push_back(segment);
+    seen_[segment] = true;
+  }
+  void addBinding(const fb::Plan &plan, const fb::Binding &binding) {
+    if (binding.kind() == fb::BindingKind::segment)
+      add(binding.index());
+    if (binding.kind() != fb::BindingKind::experts)
+      return;
+    const uint32_t count = artifact_.model()->num_experts();
+    for (uint32_t expert = binding.index() * count; expert < (binding.index() + 1) * count;
+         ++expert)
+      for (uint32_t segment : {plan.experts()->Get(expert)->w1(), plan.experts()->Get(expert)->w3(),
+                               plan.experts()->Get(expert)->w2()})
+        add(segment);
+  }
+  void addProgram(const fb::Plan &plan, const fb::Program &program) {
+    for (uint32_t i = 0; i < program.commands()->size(); ++i)
+      switch (program.commands_type()->GetEnum<fb::Command>(i)) {
+      case fb::Command::Dispatch:
+        for (const fb::Binding *binding : *program.commands()->GetAs<fb::Dispatch>(i)->bindings())
+          addBinding(plan, *binding);
+        break;
+      case fb::Command::Copy:
+        addBinding(plan, *program.commands()->GetAs<fb::Copy>(i)->source());
+        break;
+      default:
+        break;
+      }
+  }
+
+  const fb::Artifact &artifact_;
+  std::vector<bool> seen_;
+  std::vector<uint32_t> order_;
+};
+
+/// By segment: whether it is of an expert, in any plan.
+std::vector<bool> expertSegments(const fb::Artifact &artifact) {
+  std::vector<bool> experts(artifact.segments()->size());
+  for (const fb::Plan *plan : *artifact.plans())
+    for (const fb::Expert *expert : *plan->experts())
+      for (uint32_t segment : {expert->w1(), expert->w3(), expert->w2()})
+        experts[segment] = true;
+  return experts;
+}
+
+} // namespace
+
+std::vector<uint32_t> weightsInProgramOrder(const fb::Artifact &artifact, const fb::Plan *plan) {
+  SegmentList list(artifact);
+  for (const fb::Plan *each : *artifact.plans())
+    if (!plan || each == plan)
+      list.addPlan(*each);
+  return list.take();
+}
+
+Result<LoadedWeights> LoadedWeights::load(const fb::Artifact &artifact, const std::string &path,
+                                          const MappedFile &file, uint64_t segmentBase,
+                                          const LoadOptions &options) {
+  struct Wanted {
+    uint32_t segment;
+    std::span<const std::byte> mapped;
+    LoadMode mode;
+    uint64_t offset; ///< in the memory
+  };
+  std::vector<Wanted> wanted;
+  uint64_t total = 0;
+  const std::vector<bool> experts = expertSegments(artifact);
+  for (uint32_t segment : weightsInProgramOrder(artifact, options.plan)) {
+    const fb::Extent &extent = *artifact.segments()->Get(segment)->extent();
+    const LoadMode mode = experts[segment] ? options.experts : options.others;
+    wanted.push_back({segment,
+                      file.bytes().subspan(segmentBase + extent.offset(), extent.stored_bytes()),
+                      mode, total});
+    if (mode != LoadMode::mapped)
+      total += wholePages(extent.stored_bytes());
+  }
+  // The system promises more memory than it has, and ends the process that uses it.
+  if (const auto available = availableMemoryBytes(); available && *available < total)
+    return exhausted("the weights take " + std::to_string(total) + " bytes, the machine has " +
+                     std::to_string(*available) + " left");
+  LoadedWeights weights;
+  MOEPLAN_ASSIGN(weights.memory_, HostMemory::allocate(total, "weights"));
+  if (options.hugePages)
+    weights.memory_.useHugePages();
+  weights.bytes_.resize(artifact.segments()->size());
+  Loader loader(path, file, options);
+  for (const Wanted &weight : wanted) {
+    if (weight.mode == LoadMode::mapped) {
+      if (options.preload)
+        loader.add(weight.mapped, nullptr, false);
+      continue;
+    }
+    std::byte *target = weights.memory_.data() + weight.offset;
+    weights.bytes_[weight.segment] = {target, weight.mapped.size()};
+    loader.add(weight.mapped, target, weight.mode == LoadMode::direct);
+  }
+  MOEPLAN_TRY(loader.run());
+  return weights;
+}
+
+} // namespace moeplan
