@@ -21,6 +21,23 @@ struct ArtifactHeader {
 };
 static_assert(sizeof(ArtifactHeader) == 64 && offsetof(ArtifactHeader, checksum) == 56);
 
+/// The first bytes of a part of a split artifact; the artifact's bytes follow at kMappedAlignment.
+/// All fields are little-endian. `checksum` is XXH3-64 over the bytes before it.
+struct PartHeader {
+  char magic[8];              ///< "MOEPART\n"
+  uint32_t version;           ///< kPartVersion of the writer
+  uint32_t header_size;       ///< 64
+  uint32_t index, count;      ///< from 0; the parts that there are
+  uint64_t offset, bytes;     ///< of the artifact, a multiple of 4096; in this part
+  uint64_t artifact_bytes;    ///< of all parts
+  uint64_t artifact_checksum; ///< that of ArtifactHeader: which artifact it is
+  uint64_t checksum;
+};
+static_assert(sizeof(PartHeader) == 64 && offsetof(PartHeader, checksum) == 56);
+
+inline constexpr char kPartMagic[8] = {'M', 'O', 'E', 'P', 'A', 'R', 'T', '\n'};
+inline constexpr uint32_t kPartVersion = 1;
+
 inline constexpr char kArtifactMagic[8] = {'M', 'O', 'E', 'P', 'L', 'A', 'N', '\n'};
 inline constexpr uint32_t kFormatVersion = 1;
 

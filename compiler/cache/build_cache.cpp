@@ -163,7 +163,7 @@ bool BuildCache::store(const CacheKey &key, ArrayRef<uint8_t> bytes, uint64_t le
   if (!error)
     error = file->write(bytes);
   if (!error)
-    error = file->commit(AtomicFile::Durability::Ordinary);
+    error = file->commit(AtomicFile::Durability::ordinary);
   if (error) {
     consumeError(std::move(error));
     return false;

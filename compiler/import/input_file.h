@@ -25,7 +25,7 @@ public:
   llvm::StringRef text() const {
     return {reinterpret_cast<const char *>(file_.bytes().data()), file_.bytes().size()};
   }
-  const FileStamp &stamp() const { return file_.stamp(); }
+  const FileStamp &stamp() const { return file_.pieces().front().stamp; }
   /// See MappedFile: readAhead(), then bringIn().
   llvm::Error bringIn(llvm::ArrayRef<uint8_t> range) const;
   /// See MappedFile::release().

@@ -1,151 +1,61 @@
 #include "compiler/pack/atomic_file.h"
 
-#include "runtime/support/units.h"
-
-#include "llvm/ADT/SmallString.h"
-#include "llvm/Support/Path.h"
 #include "llvm/Support/Signals.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <cstring>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-#include <utility>
 
 using namespace llvm;
+using namespace moeplan;
 using namespace moeplan::compiler;
 
-Error AtomicFile::fail(const char *what) const {
-  return createStringError(std::error_code(errno, std::generic_category()),
-                           target_ + ": cannot " + what + ": " + std::strerror(errno));
+namespace {
+
+Error toError(Status status) {
+  return status.ok() ? Error::success() : createStringError(std::move(status).message());
 }
 
-Expected<AtomicFile> AtomicFile::create(StringRef target) {
-  AtomicFile file;
-  file.target_ = target.str();
-  static std::atomic<uint64_t> count{0};
-  file.temporary_ =
-      file.target_ + ".tmp." + std::to_string(getpid()) + "." + std::to_string(count++);
-  struct stat info{};
-  if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
-    return createStringError(file.target_ + ": exists and is not a regular file");
-  const StringRef directory = sys::path::parent_path(file.target_);
-  file.fd_ =
-      open(directory.empty() ? "." : directory.str().c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
-  // It is given its name through /proc.
-  if (file.fd_ >= 0 && access(file.temporaryPath().c_str(), F_OK) == 0)
-    return file;
-  if (file.fd_ >= 0)
-    close(file.fd_);
-  file.isNamed_ = true;
-  file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file.fd_ < 0)
-    return file.fail("create");
-  sys::RemoveFileOnSignal(file.temporary_);
-  return file;
+std::span<const std::byte> bytesOf(ArrayRef<uint8_t> bytes) {
+  return std::as_bytes(std::span(bytes.data(), bytes.size()));
 }
 
-std::string AtomicFile::temporaryPath() const {
-  return isNamed_ ? temporary_ : "/proc/self/fd/" + std::to_string(fd_);
+} // namespace
+
+AtomicFile::AtomicFile(PendingFile file) : file_(std::move(file)) {
+  sys::RemoveFileOnSignal(file_.temporaryName());
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0)
-    return;
-  close(fd_);
-  if (!isNamed_)
-    return;
-  unlink(temporary_.c_str());
-  sys::DontRemoveFileOnSignal(temporary_);
+  if (!file_.temporaryName().empty()) // it has not been moved from
+    sys::DontRemoveFileOnSignal(file_.temporaryName());
 }
 
-AtomicFile::AtomicFile(AtomicFile &&other) noexcept
-    : target_(std::move(other.target_)), temporary_(std::move(other.temporary_)),
-      isNamed_(other.isNamed_), fd_(std::exchange(other.fd_, -1)), position_(other.position_) {}
-
-Error AtomicFile::checkSpace(uint64_t bytes) const {
-  struct statvfs info{};
-  if (fstatvfs(fd_, &info) != 0)
-    return Error::success();
-  const uint64_t available = uint64_t(info.f_bavail) * info.f_frsize;
-  if (bytes <= available)
-    return Error::success();
-  return createStringError(target_ + ": takes " + formatBytes(static_cast<double>(bytes)) +
-                           ", its file system has " + formatBytes(static_cast<double>(available)) +
-                           " left");
+Expected<AtomicFile> AtomicFile::create(StringRef target) {
+  Result<PendingFile> created = PendingFile::create(target.str());
+  if (!created.ok())
+    return createStringError(created.failure().message());
+  return AtomicFile(std::move(created).value());
 }
+
+Error AtomicFile::checkSpace(uint64_t bytes) const { return toError(file_.checkSpace(bytes)); }
+
+Error AtomicFile::reserve(uint64_t bytes) { return toError(file_.reserve(bytes)); }
+
+Error AtomicFile::write(ArrayRef<uint8_t> bytes) { return toError(file_.write(bytesOf(bytes))); }
 
 Error AtomicFile::writeAt(uint64_t offset, ArrayRef<uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR)
-      continue;
-    if (written <= 0)
-      return fail("write");
-    bytes = bytes.drop_front(static_cast<size_t>(written));
-    offset += static_cast<uint64_t>(written);
-  }
-  return Error::success();
-}
-
-Error AtomicFile::write(ArrayRef<uint8_t> bytes) {
-  if (Error error = writeAt(position_, bytes))
-    return error;
-  position_ += bytes.size();
-  return Error::success();
-}
-
-Error AtomicFile::reserve(uint64_t bytes) {
-  const auto offset = static_cast<off_t>(position_), length = static_cast<off_t>(bytes - position_);
-  int result = 0;
-  do
-    result = fallocate(fd_, 0, offset, length);
-  while (result != 0 && errno == EINTR);
-  if (result != 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
-    result = ftruncate(fd_, static_cast<off_t>(bytes));
-  if (result != 0)
-    return fail("reserve its room");
-  position_ = bytes;
-  return Error::success();
+  return toError(file_.writeAt(offset, bytesOf(bytes)));
 }
 
 Error AtomicFile::padTo(uint64_t position) {
   static constexpr uint8_t kZeros[4096] = {};
-  while (position_ < position)
-    if (Error error = write(
-            ArrayRef<uint8_t>(kZeros, std::min<uint64_t>(position - position_, sizeof(kZeros)))))
+  while (this->position() < position)
+    if (Error error = write(ArrayRef<uint8_t>(
+            kZeros, std::min<uint64_t>(position - this->position(), sizeof(kZeros)))))
       return error;
   return Error::success();
 }
 
-Error AtomicFile::commit(Durability durability) {
-  if (durability == Durability::Flushed && fsync(fd_) != 0)
-    return fail("flush");
-  if (!isNamed_) {
-    sys::RemoveFileOnSignal(temporary_);
-    if (linkat(AT_FDCWD, temporaryPath().c_str(), AT_FDCWD, temporary_.c_str(),
-               AT_SYMLINK_FOLLOW) != 0)
-      return fail("name");
-    isNamed_ = true;
-  }
-  if (rename(temporary_.c_str(), target_.c_str()) != 0)
-    return fail("rename onto");
-  sys::DontRemoveFileOnSignal(temporary_);
-  close(std::exchange(fd_, -1));
-  if (durability != Durability::Flushed)
-    return Error::success();
-  SmallString<128> directory = sys::path::parent_path(target_);
-  const int fd = open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY);
-  if (fd >= 0) {
-    fsync(fd); // best effort: some file systems refuse it on directories
-    close(fd);
-  }
-  return Error::success();
-}
+Error AtomicFile::commit(Durability durability) { return toError(file_.commit(durability)); }
 
 Error moeplan::compiler::writeTextFile(StringRef target, StringRef text) {
   auto file = AtomicFile::create(target);

@@ -1,5 +1,6 @@
 #include "runtime/artifact/artifact.h"
 
+#include "runtime/artifact/parts.h"
 #include "runtime/support/hash.h"
 
 #include <cassert>
@@ -19,7 +20,7 @@ constexpr uint64_t kMaxDecompressedBytes = uint64_t(1) << 30;
 } // namespace
 
 Result<std::unique_ptr<Artifact>> Artifact::open(const std::string &path) {
-  MOEPLAN_ASSIGN(MappedFile file, MappedFile::open(path));
+  MOEPLAN_ASSIGN(MappedFile file, openArtifactFile(path));
   std::unique_ptr<Artifact> artifact(new Artifact(path, std::move(file)));
   if (Status status = artifact->readHeader(); !status.ok())
     return std::move(status).withContext(path);
@@ -106,9 +107,9 @@ std::span<const std::byte> Artifact::weight(uint32_t index) const {
 Status Artifact::loadWeights(const LoadOptions &options) {
   if (syntheticSeed())
     return prepareWeights(options.threads ? options.threads : std::thread::hardware_concurrency());
-  auto loaded = LoadedWeights::load(*metadata_, path_, file_, header_.segment_base, options);
+  auto loaded = LoadedWeights::load(*metadata_, file_, header_.segment_base, options);
   if (!loaded.ok())
-    return std::move(loaded).status().withContext(path_);
+    return std::move(loaded).status();
   loaded_ = std::move(loaded).value();
   return {};
 }

@@ -22,13 +22,18 @@ namespace moeplan {
 /// accessors give out is in range. Safe to use from any number of threads.
 class Artifact {
 public:
-  /// Cost: maps the file and reads its metadata; no weight is touched.
+  /// `path` is an artifact, or any part of a split one. Cost: maps the file and reads its metadata;
+  /// no weight is touched.
   static Result<std::unique_ptr<Artifact>> open(const std::string &path);
 
   const ArtifactHeader &header() const { return header_; }
   const fb::Artifact &metadata() const { return *metadata_; }
   const fb::Model &model() const { return *metadata_->model(); }
   uint64_t fileBytes() const { return file_.bytes().size(); }
+  /// All of the file, of all parts where it is split.
+  std::span<const std::byte> bytes() const { return file_.bytes(); }
+  /// The bytes of segment `index` as they lie in the file; of a synthetic weight none.
+  std::span<const std::byte> stored(uint32_t index) const;
   bool hasTokenizer() const { return metadata_->tokenizer_segment() != kNoTokenizer; }
 
   /// What the synthetic weights are generated from; nothing where all weights are in the file.
@@ -73,8 +78,6 @@ private:
   bool isMapped(uint32_t index) const {
     return !metadata_->segments()->Get(index)->synthetic() && loaded_[index].empty();
   }
-  /// The bytes of segment `index` as they lie in the file; of a synthetic weight none.
-  std::span<const std::byte> stored(uint32_t index) const;
   Status verifyBytes(const std::function<bool(uint64_t, uint64_t)> &progress) const;
 
   std::string path_; ///< for messages

@@ -47,18 +47,16 @@ private:
   int fd_;
 };
 
-/// The file that is mapped, opened again to be read.
-Result<Descriptor> reopen(const std::string &path, const MappedFile &file, bool direct) {
+/// A file that is mapped, opened again to be read.
+Result<Descriptor> reopen(const FilePiece &piece, bool direct) {
   Descriptor opened(
-      ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (direct ? O_DIRECT : 0)));
+      ::open(piece.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (direct ? O_DIRECT : 0)));
   if (opened.get() < 0 && direct && errno == EINVAL)
     return unsupported("its file system has no direct reads");
-  if (opened.get() < 0)
-    return ioError(std::strerror(errno));
   struct stat info{};
-  if (fstat(opened.get(), &info) != 0)
+  if (opened.get() < 0 || fstat(opened.get(), &info) != 0)
     return ioError(std::strerror(errno));
-  if (info.st_dev != file.stamp().device || info.st_ino != file.stamp().inode)
+  if (info.st_dev != piece.stamp.device || info.st_ino != piece.stamp.inode)
     return ioError("another file has taken its place since it was opened");
   return opened;
 }
@@ -67,29 +65,41 @@ Result<Descriptor> reopen(const std::string &path, const MappedFile &file, bool 
 struct Part {
   std::span<const std::byte> mapped;
   std::byte *target; ///< null: it stays mapped
-  uint64_t offset;   ///< in the file
+  size_t piece;      ///< of the file
+  uint64_t offset;   ///< in that
   bool direct;
 };
 
 class Loader {
 public:
-  Loader(const std::string &path, const MappedFile &file, const LoadOptions &options)
-      : path_(path), file_(file), options_(options) {}
+  Loader(const MappedFile &file, const LoadOptions &options)
+      : file_(file), options_(options), opened_(2 * file.pieces().size()) {}
 
+  /// `target` null: it is only touched.
   void add(std::span<const std::byte> mapped, std::byte *target, bool direct) {
-    for (uint64_t begin = 0; begin < mapped.size(); begin += kPartBytes) {
-      const auto part = mapped.subspan(begin, std::min(kPartBytes, mapped.size() - begin));
-      parts_.push_back({part, target ? target + begin : nullptr,
-                        static_cast<uint64_t>(part.data() - file_.bytes().data()), direct});
-      total_ += part.size();
+    total_ += mapped.size();
+    auto begin = static_cast<uint64_t>(mapped.data() - file_.bytes().data());
+    for (size_t i = 0; i < file_.pieces().size(); ++i) {
+      const FilePiece &piece = file_.pieces()[i];
+      while (!mapped.empty() && begin >= piece.begin && begin < piece.begin + piece.bytes) {
+        const uint64_t bytes = std::min(
+            {kPartBytes, static_cast<uint64_t>(mapped.size()), piece.begin + piece.bytes - begin});
+        parts_.push_back(
+            {mapped.first(bytes), target, i, piece.offset + begin - piece.begin, direct});
+        mapped = mapped.subspan(bytes);
+        target = target ? target + bytes : nullptr;
+        begin += bytes;
+      }
     }
   }
 
   Status run() {
-    for (const bool direct : {false, true})
-      if (std::any_of(parts_.begin(), parts_.end(),
-                      [&](const Part &part) { return part.target && part.direct == direct; })) {
-        MOEPLAN_ASSIGN(files_[direct], reopen(path_, file_, direct));
+    for (const Part &part : parts_)
+      if (Descriptor &file = descriptorOf(part); part.target && file.get() < 0) {
+        auto opened = reopen(pieceOf(part), part.direct);
+        if (!opened.ok())
+          return std::move(opened).status().withContext(pieceOf(part).path);
+        file = std::move(opened).value();
       }
     const size_t threads = options_.threads ? options_.threads : kThreads;
     std::vector<std::jthread> helpers;
@@ -113,7 +123,7 @@ private:
       if (status.ok() && !keepGoing())
         status = Status(MOEPLAN_CANCELLED, "loading was cancelled");
       if (!status.ok())
-        stop(std::move(status));
+        stop(std::move(status).withContext(pieceOf(parts_[i]).path));
     }
   }
   void stop(Status status) {
@@ -123,18 +133,18 @@ private:
     stopped_ = true;
   }
 
-  Status touch(const Part &part) const {
+  Status touch(const Part &part) {
     file_.readAhead(part.mapped);
     return file_.bringIn(part.mapped);
   }
 
-  Status read(const Part &part) const {
+  Status read(const Part &part) {
     // Direct reads are of whole pages, for which there is room. The last of a file is cut off.
     const uint64_t wanted = part.mapped.size(), asked = part.direct ? wholePages(wanted) : wanted;
     if (faultAt(FaultPoint::read))
       return ioError("cannot read the file: injected");
     for (uint64_t done = 0; done < wanted;) {
-      const ssize_t count = pread(files_[part.direct].get(), part.target + done, asked - done,
+      const ssize_t count = pread(descriptorOf(part).get(), part.target + done, asked - done,
                                   static_cast<off_t>(part.offset + done));
       if (count < 0 && errno == EINTR)
         continue;
@@ -148,10 +158,12 @@ private:
     return {};
   }
 
-  const std::string &path_;
+  const FilePiece &pieceOf(const Part &part) const { return file_.pieces()[part.piece]; }
+  Descriptor &descriptorOf(const Part &part) { return opened_[2 * part.piece + part.direct]; }
+
   const MappedFile &file_;
   const LoadOptions &options_;
-  Descriptor files_[2]; ///< to read, and to read directly
+  std::vector<Descriptor> opened_; ///< of each piece: to read, and to read directly
   std::vector<Part> parts_;
   uint64_t total_ = 0;
   std::atomic<size_t> next_{0};
@@ -231,9 +243,8 @@ std::vector<uint32_t> weightsInProgramOrder(const fb::Artifact &artifact, const 
   return list.take();
 }
 
-Result<LoadedWeights> LoadedWeights::load(const fb::Artifact &artifact, const std::string &path,
-                                          const MappedFile &file, uint64_t segmentBase,
-                                          const LoadOptions &options) {
+Result<LoadedWeights> LoadedWeights::load(const fb::Artifact &artifact, const MappedFile &file,
+                                          uint64_t segmentBase, const LoadOptions &options) {
   struct Wanted {
     uint32_t segment;
     std::span<const std::byte> mapped;
@@ -254,14 +265,14 @@ Result<LoadedWeights> LoadedWeights::load(const fb::Artifact &artifact, const st
   }
   // The system promises more memory than it has, and ends the process that uses it.
   if (const auto available = availableMemoryBytes(); available && *available < total)
-    return exhausted("the weights take " + std::to_string(total) + " bytes, the machine has " +
-                     std::to_string(*available) + " left");
+    return exhausted(file.pieces().front().path + ": the weights take " + std::to_string(total) +
+                     " bytes, the machine has " + std::to_string(*available) + " left");
   LoadedWeights weights;
   MOEPLAN_ASSIGN(weights.memory_, HostMemory::allocate(total, "weights"));
   if (options.hugePages)
     weights.memory_.useHugePages();
   weights.bytes_.resize(artifact.segments()->size());
-  Loader loader(path, file, options);
+  Loader loader(file, options);
   for (const Wanted &weight : wanted) {
     if (weight.mode == LoadMode::mapped) {
       if (options.preload)

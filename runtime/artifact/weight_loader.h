@@ -42,13 +42,12 @@ class LoadedWeights {
 public:
   LoadedWeights() = default; ///< none
 
-  /// Loads as `options` say; those that stay mapped are no part of the result. `path` is where
-  /// `file` was opened, segments begin at `segmentBase` in it. Errors: MOEPLAN_RESOURCE_EXHAUSTED
-  /// where they do not fit in what the machine has left, MOEPLAN_IO_ERROR, MOEPLAN_UNSUPPORTED
-  /// where the file system has no direct reads, MOEPLAN_CANCELLED.
-  static Result<LoadedWeights> load(const fb::Artifact &artifact, const std::string &path,
-                                    const MappedFile &file, uint64_t segmentBase,
-                                    const LoadOptions &options);
+  /// Loads as `options` say; those that stay mapped are no part of the result. Segments begin at
+  /// `segmentBase` in `file`. Errors: MOEPLAN_RESOURCE_EXHAUSTED where they do not fit in what the
+  /// machine has left, MOEPLAN_IO_ERROR, MOEPLAN_UNSUPPORTED where the file system has no direct
+  /// reads, MOEPLAN_CANCELLED.
+  static Result<LoadedWeights> load(const fb::Artifact &artifact, const MappedFile &file,
+                                    uint64_t segmentBase, const LoadOptions &options);
 
   /// The bytes of segment `index`, page-aligned; empty where it was not loaded.
   std::span<const std::byte> operator[](uint32_t index) const {

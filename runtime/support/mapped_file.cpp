@@ -26,36 +26,79 @@ std::pair<std::byte *, size_t> pagesOf(const std::byte *base, std::span<const st
   return {const_cast<std::byte *>(base) + begin, offset + range.size() - begin};
 }
 
+/// A regular file that is open, and its stamp.
+class OpenFile {
+public:
+  static Result<OpenFile> open(const std::string &path) {
+    // Without O_NONBLOCK, a FIFO in place of the file would hang the process.
+    OpenFile file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (file.fd_ < 0) {
+      const bool missing = errno == ENOENT;
+      return Status(missing ? MOEPLAN_NOT_FOUND : MOEPLAN_IO_ERROR,
+                    path + ": " + std::strerror(errno));
+    }
+    struct stat info{};
+    if (fstat(file.fd_, &info) != 0)
+      return ioError(path + ": " + std::strerror(errno));
+    if (!S_ISREG(info.st_mode))
+      return ioError(path + ": a regular file expected");
+    file.stamp_ = {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size),
+                   nanoseconds(info.st_mtim), nanoseconds(info.st_ctim)};
+    return file;
+  }
+  ~OpenFile() {
+    if (fd_ >= 0)
+      close(fd_);
+  }
+  OpenFile(OpenFile &&other) noexcept : fd_(std::exchange(other.fd_, -1)), stamp_(other.stamp_) {}
+  OpenFile &operator=(OpenFile &&) = delete;
+
+  int fd() const { return fd_; }
+  const FileStamp &stamp() const { return stamp_; }
+
+private:
+  explicit OpenFile(int fd) : fd_(fd) {}
+  int fd_;
+  FileStamp stamp_;
+};
+
 } // namespace
 
 Result<MappedFile> MappedFile::open(const std::string &path) {
-  // Without O_NONBLOCK, a FIFO in place of the file would hang the process.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    const bool missing = errno == ENOENT;
-    return Status(missing ? MOEPLAN_NOT_FOUND : MOEPLAN_IO_ERROR,
-                  path + ": " + std::strerror(errno));
-  }
-  struct stat info{};
+  MOEPLAN_ASSIGN(const OpenFile opened, OpenFile::open(path));
   MappedFile file;
-  Status failure;
-  if (fstat(fd, &info) != 0)
-    failure = ioError(path + ": " + std::strerror(errno));
-  else if (!S_ISREG(info.st_mode))
-    failure = ioError(path + ": a regular file expected");
-  else if (info.st_size > 0) {
-    file.stamp_ = {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size),
-                   nanoseconds(info.st_mtim), nanoseconds(info.st_ctim)};
-    const auto size = static_cast<size_t>(info.st_size);
-    void *data = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
-    if (data == MAP_FAILED)
-      failure = ioError(path + ": cannot map: " + std::strerror(errno));
-    else
-      file.bytes_ = {static_cast<const std::byte *>(data), size};
+  const uint64_t size = opened.stamp().bytes;
+  file.pieces_.push_back({path, opened.stamp(), 0, 0, size});
+  if (size == 0)
+    return file;
+  void *data = mmap(nullptr, size, PROT_READ, MAP_SHARED, opened.fd(), 0);
+  if (data == MAP_FAILED)
+    return ioError(path + ": cannot map: " + std::strerror(errno));
+  file.bytes_ = {static_cast<const std::byte *>(data), size};
+  return file;
+}
+
+Result<MappedFile> MappedFile::join(std::vector<FilePiece> pieces) {
+  uint64_t size = 0;
+  for (FilePiece &piece : pieces) {
+    piece.begin = size;
+    size += piece.bytes;
   }
-  close(fd);
-  if (!failure.ok())
-    return failure;
+  // Addresses for all, which the pieces then take over.
+  void *data = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED)
+    return ioError(std::string("cannot map: ") + std::strerror(errno));
+  MappedFile file;
+  file.bytes_ = {static_cast<const std::byte *>(data), size};
+  for (const FilePiece &piece : pieces) {
+    MOEPLAN_ASSIGN(const OpenFile opened, OpenFile::open(piece.path));
+    if (opened.stamp() != piece.stamp)
+      return ioError(piece.path + ": has changed while it was opened");
+    if (mmap(static_cast<std::byte *>(data) + piece.begin, piece.bytes, PROT_READ,
+             MAP_SHARED | MAP_FIXED, opened.fd(), static_cast<off_t>(piece.offset)) == MAP_FAILED)
+      return ioError(piece.path + ": cannot map: " + std::strerror(errno));
+  }
+  file.pieces_ = std::move(pieces);
   return file;
 }
 
@@ -65,11 +108,11 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile &&other) noexcept
-    : bytes_(std::exchange(other.bytes_, {})), stamp_(other.stamp_) {}
+    : bytes_(std::exchange(other.bytes_, {})), pieces_(std::move(other.pieces_)) {}
 
 MappedFile &MappedFile::operator=(MappedFile &&other) noexcept {
   std::swap(bytes_, other.bytes_);
-  std::swap(stamp_, other.stamp_);
+  std::swap(pieces_, other.pieces_);
   return *this;
 }
 

@@ -29,6 +29,11 @@ void check(moeplan_status *status) {
   throw Failure(moeplan_status_message(status));
 }
 
+void check(const Status &status) {
+  if (!status.ok())
+    throw Failure(status.message());
+}
+
 Owned<moeplan_artifact> openArtifact(const std::string &path) {
   moeplan_artifact *artifact = nullptr;
   check(moeplan_artifact_open(path.c_str(), &artifact));

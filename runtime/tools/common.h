@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moeplan/moeplan.h"
+#include "runtime/support/status.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json_fwd.hpp>
@@ -28,6 +29,13 @@ struct OutputClosed {};
 
 /// Throws a Failure with the message of `status`, and frees it, unless it is NULL.
 void check(moeplan_status *status);
+/// The same for the runtime's own.
+void check(const Status &status);
+template <typename T> T check(Result<T> result) {
+  if (!result.ok())
+    check(result.failure());
+  return std::move(result).value();
+}
 
 struct Deleter {
   void operator()(moeplan_artifact *artifact) const { moeplan_artifact_close(artifact); }
@@ -102,5 +110,8 @@ Command addInspectCommand(CLI::App &app);
 Command addVerifyCommand(CLI::App &app);
 Command addFitCommand(CLI::App &app);
 Command addDiffCommand(CLI::App &app);
+Command addPatchCommand(CLI::App &app);
+Command addSplitCommand(CLI::App &app);
+Command addJoinCommand(CLI::App &app);
 
 } // namespace moeplan::tools

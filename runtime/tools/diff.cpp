@@ -1,6 +1,6 @@
 // `moeplan diff`: what two artifacts have in common, and what would have to be shipped to whoever
 // has the first to get to the second.
-#include "runtime/tools/common.h"
+#include "runtime/tools/patch.h"
 
 #include "runtime/support/units.h"
 
@@ -14,15 +14,17 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char *footer =
-    R"(Segments are compared by their checksums, nothing of them is read. Exits with 1 where
+    R"(Segments are compared by their checksums, nothing of them is read unless a patch is made. Exits with 1 where
 --exit-code asks for that and the artifacts differ.
 
 Example:
   moeplan diff before.moeplan after.moeplan
-  moeplan diff before.moeplan after.moeplan --json --exit-code)";
+  moeplan diff before.moeplan after.moeplan --json --exit-code
+  moeplan diff before.moeplan after.moeplan --patch after.moepatch)";
 
 struct Options {
   std::string before, after;
+  std::string patch; ///< empty: none is written
   bool json = false, exitCode = false;
 };
 
@@ -168,6 +170,8 @@ void execute(const Options &options) {
     writeJson(difference);
   else
     writeOutput(print(options, difference));
+  if (!options.patch.empty())
+    makePatch(options.before, options.after, options.patch);
   if (options.exitCode && !difference.at("identical"))
     throw Failure(fileName(options.before) + " and " + fileName(options.after) + " differ");
 }
@@ -180,6 +184,10 @@ Command addDiffCommand(CLI::App &app) {
   auto options = std::make_shared<Options>();
   command->add_option("BEFORE", options->before, "An artifact")->required();
   command->add_option("AFTER", options->after, "Another one")->required();
+  command
+      ->add_option("--patch", options->patch,
+                   "Write what makes AFTER of BEFORE to this file, for 'moeplan patch'")
+      ->type_name("FILE");
   command->add_flag("--exit-code", options->exitCode, "Exit with 1 where they differ");
   addJsonFlag(*command, options->json);
   command->footer(footer);

@@ -21,8 +21,9 @@ int main(int argc, char **argv) {
   app.footer("Example:\n  moeplan run tiny.moeplan --prompt \"It was\"\n"
              "An artifact holds machine code: run only those from a source you trust.");
   const std::vector<Command> commands = {
-      addRunCommand(app),    addEvalCommand(app), addBenchCommand(app), addInspectCommand(app),
-      addVerifyCommand(app), addFitCommand(app),  addDiffCommand(app),  addProfileCommand(app)};
+      addRunCommand(app),    addEvalCommand(app), addBenchCommand(app),  addInspectCommand(app),
+      addVerifyCommand(app), addFitCommand(app),  addDiffCommand(app),   addPatchCommand(app),
+      addSplitCommand(app),  addJoinCommand(app), addProfileCommand(app)};
   if (const std::optional<int> code = parseCommandLine(app, argc, argv))
     return *code;
   try {
