@@ -127,6 +127,7 @@ Error Statistics::checkMoments(const fb::Moments &moments, uint64_t columns) con
   for (uint64_t i = 0; i < moments.bytes() / sizeof(float); ++i)
     if (!std::isfinite(values[i]))
       return createStringError("moments hold a NaN or an infinity");
+  file_.release(file_.bytes().slice(moments.offset(), moments.bytes()));
   return Error::success();
 }
 
@@ -150,4 +151,9 @@ std::string Statistics::momentsDigest(const ExpertLinear &linear) const {
       .add(uint64_t(m.block))
       .add(momentsOf(linear).checksum()) // which has been checked
       .hex();
+}
+
+void Statistics::release(const ExpertLinear &linear) const {
+  const fb::Moments &m = momentsOf(linear);
+  file_.release(file_.bytes().slice(m.offset(), m.bytes()));
 }

@@ -42,6 +42,8 @@ public:
   }
   /// Of the input of a linear; borrowed.
   SecondMoments moments(const ExpertLinear &linear) const;
+  /// Lets the system have their memory back, until they are read again.
+  void release(const ExpertLinear &linear) const;
   /// Of their numbers and how they are laid out.
   std::string momentsDigest(const ExpertLinear &linear) const;
 

@@ -76,6 +76,7 @@ const Calibration &WeightQuantizer::calibrationOf(StringRef name) {
     cached.calibration = std::make_unique<Calibration>(
         statistics_->moments(*linear), statistics_->expert(linear->layer, linear->expert).tokens());
     cached.key = key;
+    statistics_->release(*linear);
   }
   return *cached.calibration;
 }

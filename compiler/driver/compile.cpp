@@ -267,6 +267,9 @@ private:
     CompileOptions reference;
     reference.checkpoint = options.checkpoint;
     reference.output = path;
+    reference.cacheDirectory = options.cacheDirectory;
+    reference.cacheIsOptional = options.cacheIsOptional;
+    reference.cacheBytes = options.cacheBytes;
     for (const CpuTarget &target : targets)
       reference.targetCpus.push_back(target.cpu);
     return compile(reference).takeError();

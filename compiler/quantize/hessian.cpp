@@ -43,7 +43,7 @@ void factorUpper(Matrix &a) {
 /// 2210.17323, algorithm 1), its rows divided by their diagonal: only these ratios are used. With J
 /// the reversal of rows and columns and J A J = R^T R, A^-1 = (J R^-1 J)(J R^-1 J)^T and so U = (J
 /// R^-1 J)^T: one factorisation and one triangular inverse instead of two factorisations and a full
-/// inverse.
+/// inverse. `a` becomes R^-1.
 void inverseFactor(Matrix &a, std::vector<float> &out) {
   const uint64_t n = a.size;
   Matrix reversed(n);
@@ -53,7 +53,8 @@ void inverseFactor(Matrix &a, std::vector<float> &out) {
   factorUpper(reversed);
   // Rows of R^-1, upper triangular, from the last: R^-1[i] = (e_i - sum_j>i R[i][j] R^-1[j]) /
   // R[i][i].
-  Matrix inverse(n);
+  Matrix &inverse = a;
+  std::fill(inverse.values.begin(), inverse.values.end(), 0.0);
   for (uint64_t i = n; i-- > 0;) {
     double *row = inverse.row(i);
     row[i] = 1;

@@ -32,6 +32,8 @@ public:
   uint64_t fileBytes() const { return file_.bytes().size(); }
   /// All of the file, of all parts where it is split.
   std::span<const std::byte> bytes() const { return file_.bytes(); }
+  /// Lets the system have the memory of a part of bytes() back; it is read again when touched.
+  void release(std::span<const std::byte> range) const { file_.release(range); }
   /// The bytes of segment `index` as they lie in the file; of a synthetic weight none.
   std::span<const std::byte> stored(uint32_t index) const;
   bool hasTokenizer() const { return metadata_->tokenizer_segment() != kNoTokenizer; }

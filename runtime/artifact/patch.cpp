@@ -125,6 +125,9 @@ Result<PatchReport> writePatch(const Artifact &before, const Artifact &after, Pe
       continue;
     const std::span<const std::byte> bytes = after.stored(i);
     sources[i] = sourceOf(before, index, *segments.Get(i), bytes);
+    if (sources[i] != kPatchLiteral)
+      before.release(sources[i]);
+    after.release(bytes);
     if (sources[i] == kPatchLiteral)
       literalBytes += bytes.size();
     else if (progress)
@@ -148,6 +151,7 @@ Result<PatchReport> writePatch(const Artifact &before, const Artifact &after, Pe
   for (uint32_t i = 0; i < segments.size(); ++i)
     if (sources[i] == kPatchLiteral && !segments.Get(i)->synthetic()) {
       MOEPLAN_TRY(file.write(after.stored(i)));
+      after.release(after.stored(i));
       if (progress)
         progress(done += after.stored(i).size(), total);
     }
@@ -208,6 +212,7 @@ Result<PatchReport> applyPatch(const Artifact &before, const std::string &patchP
     if (digest != segment.extent()->checksum())
       return corrupt((isNew ? patchPath : std::string("the artifact to patch")) + ": segment '" +
                      segment.name()->str() + "': checksum does not match");
+    isNew ? mapped.release(literals.first(bytes)) : before.release(before.stored(source));
     if (isNew)
       literals = literals.subspan(bytes);
     ++(isNew ? report.added : report.copied);

@@ -22,10 +22,12 @@ struct Options {
   uint64_t maxBytes = 0;
 };
 
-void writeInBlocks(PendingFile &file, std::span<const std::byte> bytes, Progress &progress) {
+void writeInBlocks(PendingFile &file, const Artifact &artifact, std::span<const std::byte> bytes,
+                   Progress &progress) {
   for (; !bytes.empty(); bytes = bytes.subspan(std::min<uint64_t>(blockBytes, bytes.size()))) {
     const auto block = bytes.first(std::min<uint64_t>(blockBytes, bytes.size()));
     check(file.write(block));
+    artifact.release(block);
     progress.advance(block.size());
   }
 }
@@ -41,7 +43,7 @@ void split(const Options &options) {
     check(file.checkSpace(kMappedAlignment + part.bytes));
     check(file.write(std::as_bytes(std::span(&part, 1))));
     check(file.reserve(kMappedAlignment));
-    writeInBlocks(file, artifact->bytes().subspan(part.offset, part.bytes), progress);
+    writeInBlocks(file, *artifact, artifact->bytes().subspan(part.offset, part.bytes), progress);
     check(file.commit());
   }
   progress.finish();
@@ -55,7 +57,7 @@ void join(const Options &options) {
   PendingFile file = check(PendingFile::create(options.output));
   check(file.checkSpace(artifact->fileBytes()));
   Progress progress("join", artifact->fileBytes());
-  writeInBlocks(file, artifact->bytes(), progress);
+  writeInBlocks(file, *artifact, artifact->bytes(), progress);
   check(file.commit());
   progress.finish();
   writeOutput(options.output + ": " + formatBytes(static_cast<double>(artifact->fileBytes())) +
