@@ -88,7 +88,7 @@ Status Artifact::prepareWeights(unsigned threads) const {
   const std::lock_guard lock(syntheticMutex_);
   if (!synthetic_.empty())
     return {};
-  auto generated = SyntheticWeights::generate(*metadata_, threads);
+  auto generated = SyntheticWeights::generate(*metadata_, generator(), threads);
   if (!generated.ok())
     return std::move(generated).status().withContext(path_);
   synthetic_ = std::move(generated).value();
@@ -102,6 +102,22 @@ std::span<const std::byte> Artifact::weight(uint32_t index) const {
   if (segment->synthetic())
     return synthetic_[index];
   return loaded_[index].empty() ? stored(index) : loaded_[index];
+}
+
+const SyntheticGenerator &Artifact::generator() const {
+  std::call_once(generatorOnce_, [&] { generator_ = syntheticGeneratorOf(*metadata_); });
+  return *generator_;
+}
+
+bool Artifact::hasBytes(uint32_t index) const {
+  if (!metadata_->segments()->Get(index)->synthetic())
+    return true;
+  const std::lock_guard lock(syntheticMutex_);
+  return !synthetic_.empty();
+}
+
+void Artifact::generate(uint32_t index, uint64_t begin, std::span<std::byte> out) const {
+  generator().fill(syntheticWeightOf(*metadata_->segments()->Get(index)), begin, out);
 }
 
 Status Artifact::loadWeights(const LoadOptions &options) {

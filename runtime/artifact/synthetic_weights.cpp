@@ -1,7 +1,6 @@
 #include "runtime/artifact/synthetic_weights.h"
 
 #include "artifact_header.h"
-#include "runtime/artifact/synthetic_generator.h"
 
 #include <algorithm>
 #include <atomic>
@@ -22,13 +21,6 @@ struct Part {
   std::span<std::byte> out;
 };
 
-SyntheticWeight describe(const fb::Segment &segment) {
-  const auto &shape = *segment.shape();
-  const bool isVector = shape.size() == 1;
-  return {segment.name()->string_view(), findFormat(uint32_t(segment.format())),
-          isVector ? 1 : shape.Get(0), shape.Get(shape.size() - 1), isVector};
-}
-
 void fill(const SyntheticGenerator &generator, const std::vector<Part> &parts, unsigned threads) {
   std::atomic<size_t> next = 0;
   auto work = [&] {
@@ -46,7 +38,23 @@ void fill(const SyntheticGenerator &generator, const std::vector<Part> &parts, u
 
 } // namespace
 
+SyntheticWeight syntheticWeightOf(const fb::Segment &segment) {
+  const auto &shape = *segment.shape();
+  const bool isVector = shape.size() == 1;
+  return {segment.name()->string_view(), findFormat(uint32_t(segment.format())),
+          isVector ? 1 : shape.Get(0), shape.Get(shape.size() - 1), isVector};
+}
+
+SyntheticGenerator syntheticGeneratorOf(const fb::Artifact &artifact) {
+  SyntheticGenerator generator(artifact.synthetic_seed().value_or(0));
+  for (const fb::Segment *segment : *artifact.segments())
+    if (segment->synthetic())
+      generator.prepare(syntheticWeightOf(*segment));
+  return generator;
+}
+
 Result<SyntheticWeights> SyntheticWeights::generate(const fb::Artifact &artifact,
+                                                    const SyntheticGenerator &generator,
                                                     unsigned threads) {
   const auto &segments = *artifact.segments();
   std::vector<uint64_t> offsets(segments.size());
@@ -67,16 +75,14 @@ Result<SyntheticWeights> SyntheticWeights::generate(const fb::Artifact &artifact
   weights.memory_.useHugePages();
   weights.bytes_.resize(segments.size());
 
-  SyntheticGenerator generator(artifact.synthetic_seed().value_or(0));
   std::vector<Part> parts;
   for (uint32_t i = 0; i < segments.size(); ++i) {
     const fb::Segment &segment = *segments.Get(i);
     if (!segment.synthetic())
       continue;
-    const SyntheticWeight weight = describe(segment);
+    const SyntheticWeight weight = syntheticWeightOf(segment);
     const uint64_t bytes = segment.extent()->bytes();
     weights.bytes_[i] = {weights.memory_.data() + offsets[i], bytes};
-    generator.prepare(weight);
     for (uint64_t begin = 0; begin < bytes; begin += kPartBytes)
       parts.push_back(
           {weight, begin, weights.bytes_[i].subspan(begin, std::min(kPartBytes, bytes - begin))});

@@ -110,8 +110,9 @@ public:
     }
     work([this] { return !options_.progress || options_.progress(done_, total_); });
     helpers.clear(); // joined
-    if (failure_.ok() && options_.progress && done_ == total_)
-      (void)options_.progress(done_, total_);
+    // All of it may have been done by the helpers: the last word is the caller's.
+    if (failure_.ok() && options_.progress && !options_.progress(done_, total_))
+      return cancelled();
     return std::move(failure_);
   }
 
@@ -121,7 +122,7 @@ private:
       Status status = parts_[i].target ? read(parts_[i]) : touch(parts_[i]);
       done_ += parts_[i].mapped.size();
       if (status.ok() && !keepGoing())
-        status = Status(MOEPLAN_CANCELLED, "loading was cancelled");
+        status = cancelled();
       if (!status.ok())
         stop(std::move(status).withContext(pieceOf(parts_[i]).path));
     }
@@ -132,6 +133,8 @@ private:
       failure_ = std::move(status);
     stopped_ = true;
   }
+
+  static Status cancelled() { return Status(MOEPLAN_CANCELLED, "loading was cancelled"); }
 
   Status touch(const Part &part) {
     file_.readAhead(part.mapped);

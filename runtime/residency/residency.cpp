@@ -130,6 +130,8 @@ void Residency::rest(Clock::duration worked, double share) {
 /// checks it.
 Status Residency::copyParts(Held held, std::byte *target, const Staging &staging) {
   const uint32_t segment = held.segment;
+  if (!artifact_.hasBytes(segment))
+    return target ? generateParts(held, target, staging) : Status();
   const std::span<const std::byte> source = artifact_.weight(segment);
   Hasher hasher;
   artifact_.readAhead(segment);
@@ -153,6 +155,28 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
     rest(Clock::now() - start, staging.share);
   }
   return checkSum(segment, hasher.digest());
+}
+
+/// The same for a synthetic weight that the host does not keep.
+Status Residency::generateParts(Held held, std::byte *target, const Staging &staging) {
+  const bool onDevice = held.memory == fb::Residency::device;
+  const uint64_t bytes = bytesOf(held.segment);
+  std::vector<std::byte> made(onDevice ? std::min(kPartBytes, bytes) : 0);
+  for (uint64_t begin = 0; begin < bytes; begin += kPartBytes) {
+    if (staging.keepGoing && !staging.keepGoing())
+      return Status(MOEPLAN_CANCELLED, "staging was cancelled");
+    const Clock::time_point start = Clock::now();
+    const uint64_t count = std::min(kPartBytes, bytes - begin);
+    const std::span part(onDevice ? made.data() : target + begin, count);
+    artifact_.generate(held.segment, begin, part);
+    if (onDevice) {
+      MOEPLAN_ASSIGN(const Device::Transfer transfer,
+                     device_.beginCopy(target + begin, part.data(), count));
+      MOEPLAN_TRY(device_.finish(transfer));
+    }
+    rest(Clock::now() - start, staging.share);
+  }
+  return checkSum(held.segment, 0); // there is none, but for tests that let it fail
 }
 
 Status Residency::finishCopies() {

@@ -99,6 +99,7 @@ private:
   }
   Status bringIn(Held held, const Staging &staging, Entry &entry);
   Status copyParts(Held held, std::byte *target, const Staging &staging);
+  Status generateParts(Held held, std::byte *target, const Staging &staging);
   /// Where the host keeps the bytes that kernels read; null where they are in the device's memory.
   const std::byte *hostBytes(Held held) const;
   void releaseSource(uint32_t segment);

@@ -69,6 +69,11 @@ Status LoadedPlan::bringIn(const Staging &staging, const std::set<uint32_t> &def
   for (const Held &held : weights_.dense)
     MOEPLAN_TRY(lease_.acquire(held, staging));
   for (uint32_t expert = 0; expert < weights_.experts.size(); ++expert) {
+    if (expert + 1 < weights_.experts.size())
+      for (const Held &next : weights_.experts[expert + 1])
+        if (!backend_.residency().isHeld(next) &&
+            (next.memory == fb::Residency::device || onCuda() || !staging.onDemand))
+          backend_.artifact().readAhead(next.segment); // while this one is brought in
     if (deferred.contains(expert)) {
       if (onCuda())
         MOEPLAN_TRY(acquireOnHost(expert));

@@ -40,7 +40,9 @@ void split(const Options &options) {
   Progress progress("split", artifact->fileBytes());
   for (const PartHeader &part : parts) {
     PendingFile file = check(PendingFile::create(partPath(name, part.index, part.count)));
-    check(file.checkSpace(kMappedAlignment + part.bytes));
+    // Of this part and those behind it: nothing is begun that cannot be finished.
+    check(file.checkSpace((parts.size() - part.index) * kMappedAlignment + artifact->fileBytes() -
+                          part.offset));
     check(file.write(std::as_bytes(std::span(&part, 1))));
     check(file.reserve(kMappedAlignment));
     writeInBlocks(file, *artifact, artifact->bytes().subspan(part.offset, part.bytes), progress);

@@ -42,7 +42,7 @@ say "compiling for $targets"
 { profile; bf16; int8; mixed; int4; } >"$policy"
 "$moeplanc" compile examples/tiny-mixtral --policy "$policy" --target-cuda="$targets" \
   -o "$folder/tiny.moeplan" >/dev/null
-# Synthetic weights are generated as a whole when an artifact is opened: one for each format.
+# An artifact for each format: one plan is measured at a time.
 for plan in bf16 int8 mixed int4; do
   { profile; "$plan"; } >"$policy"
   "$moeplanc" compile --config "${MOEPLAN_GPU_CONFIG:-examples/configs/mixtral-8x7b.json}" --synthetic 1 \

@@ -148,6 +148,21 @@ TEST_F(CudaSessionTest, ExpertsOnTheHostAreReadThere) {
   EXPECT_LT(work.value().host_bytes, work.value().weight_bytes);
 }
 
+TEST_F(CudaSessionTest, SyntheticWeightsNeedNotBeOnTheHost) {
+  const auto logitsOf = [](const Artifact &artifact) {
+    Served served(artifact, "split", "cuda");
+    const Status status = served.session->append(promptTokens(), 1);
+    EXPECT_TRUE(status.ok()) << status.message();
+    const float *logits = served.session->logits(0);
+    return std::vector<float>(logits, logits + served.session->vocabSize());
+  };
+  const auto generated = open(Artifacts::synthetic()), kept = open(Artifacts::synthetic());
+  ASSERT_TRUE(kept->prepareWeights(1).ok());
+  EXPECT_EQ(logitsOf(*generated), logitsOf(*kept));
+  for (uint32_t i = 0; i < generated->metadata().segments()->size(); ++i)
+    EXPECT_TRUE(!generated->metadata().segments()->Get(i)->synthetic() || !generated->hasBytes(i));
+}
+
 TEST_F(CudaSessionTest, ExpertsOnTheHostAreFetched) {
   const auto artifact = open(Artifacts::cuda());
   const std::vector<int32_t> expected = tokensOf(*artifact, "int4", "cuda", 12);

@@ -156,5 +156,22 @@ TEST(PlanWeightsTest, DenseWeightsFollowTheExperts) {
   EXPECT_EQ(mixed.all().size(), 5u); // up and down in both memories
 }
 
+TEST_F(ResidencyTest, TheHostNeedNotKeepSyntheticWeights) {
+  draft.makeSynthetic(D::kUp);
+  start("emu");
+  ASSERT_TRUE(residency->acquire(kOnDevice, {}).ok());
+  EXPECT_FALSE(artifact->hasBytes(D::kUp));
+  const auto kept = std::move(Artifact::open(path)).value();
+  ASSERT_TRUE(kept->prepareWeights(1).ok());
+  EXPECT_TRUE(kept->hasBytes(D::kUp));
+  const uint64_t bytes = residency->bytesOf(D::kUp);
+  EXPECT_EQ(std::memcmp(residency->address(kOnDevice), kept->weight(D::kUp).data(), bytes), 0);
+  EXPECT_TRUE(residency->repair(kOnDevice).ok());
+  EXPECT_EQ(std::memcmp(residency->address(kOnDevice), kept->weight(D::kUp).data(), bytes), 0);
+  residency->release(kOnDevice);
+  EXPECT_EQ(residency->acquire(kOnDevice, {.keepGoing = [] { return false; }}).code(),
+            MOEPLAN_CANCELLED);
+}
+
 } // namespace
 } // namespace moeplan::testing

@@ -29,13 +29,15 @@ std::string pin(const std::string &experts, const std::string &format,
 
 class CompiledArtifact {
 public:
-  CompiledArtifact(const std::string &policy) : path_(directory_.path() / "a.moeplan") {
+  /// `model`: what moeplanc compiles.
+  CompiledArtifact(const std::string &policy,
+                   const std::string &model = kSource + "/examples/tiny-mixtral")
+      : path_(directory_.path() / "a.moeplan") {
     const std::filesystem::path file = directory_.path() / "policy.toml";
     writeFile(file, policy);
-    const std::string command = std::string(MOEPLAN_TEST_MOEPLANC) + " compile " + kSource +
-                                "/examples/tiny-mixtral --policy " + file.string() + " -o " +
-                                path_.string() + " > " + (directory_.path() / "out").string() +
-                                " 2>&1";
+    const std::string command = std::string(MOEPLAN_TEST_MOEPLANC) + " compile " + model +
+                                " --policy " + file.string() + " -o " + path_.string() + " > " +
+                                (directory_.path() / "out").string() + " 2>&1";
     if (std::system(command.c_str()) != 0)
       throw std::runtime_error(readFile(directory_.path() / "out"));
   }
@@ -93,6 +95,15 @@ const std::filesystem::path &Artifacts::cuda() {
       tier("split", half, dense + "misses = \"in_place\"\n") +
       tier("stream", half, dense + "misses = \"stream\"\n") +
       tier("cached", half, dense + "misses = \"cached\"\ncache_slots = 2\n"));
+  return artifact.path();
+}
+
+const std::filesystem::path &Artifacts::synthetic() {
+  static const CompiledArtifact artifact(
+      kProfile + "[targets]\ncuda = [\"sm_90a\"]\n" +
+          tier("split", pin("*.experts.0", "int4", "host") + pin("*", "int4", "device"),
+               "non_expert_format = \"int8\"\nmisses = \"in_place\"\n"),
+      "--config " + kSource + "/examples/tiny-mixtral/config.json --synthetic 5");
   return artifact.path();
 }
 

@@ -29,6 +29,9 @@ struct Artifacts {
   /// the device), `split` (as int4, with half of the experts on the host, read in place),
   /// `stream` and `cached` (the same, with these strategies; 2 slots a layer).
   static const std::filesystem::path &cuda();
+  /// The shapes of the tiny checkpoint with synthetic weights, for CUDA devices and CPUs: `split`
+  /// (int4, one expert of each layer on the host, read in place).
+  static const std::filesystem::path &synthetic();
 };
 
 std::unique_ptr<Artifact> open(const std::filesystem::path &path);
