@@ -43,31 +43,28 @@ void factorUpper(Matrix &a) {
 /// 2210.17323, algorithm 1), its rows divided by their diagonal: only these ratios are used. With J
 /// the reversal of rows and columns and J A J = R^T R, A^-1 = (J R^-1 J)(J R^-1 J)^T and so U = (J
 /// R^-1 J)^T: one factorisation and one triangular inverse instead of two factorisations and a full
-/// inverse. `a` becomes R^-1.
+/// inverse. All of it happens in `a`: a block may have a gigabyte.
 void inverseFactor(Matrix &a, std::vector<float> &out) {
   const uint64_t n = a.size;
-  Matrix reversed(n);
-  for (uint64_t i = 0; i < n; ++i)
-    for (uint64_t j = 0; j < n; ++j)
-      reversed.row(i)[j] = a.row(n - 1 - i)[n - 1 - j];
-  factorUpper(reversed);
+  std::reverse(a.values.begin(), a.values.end());
+  factorUpper(a);
   // Rows of R^-1, upper triangular, from the last: R^-1[i] = (e_i - sum_j>i R[i][j] R^-1[j]) /
   // R[i][i].
-  Matrix &inverse = a;
-  std::fill(inverse.values.begin(), inverse.values.end(), 0.0);
+  std::vector<double> factors(n);
   for (uint64_t i = n; i-- > 0;) {
-    double *row = inverse.row(i);
+    double *row = a.row(i);
+    std::copy(row + i, row + n, factors.begin() + std::ptrdiff_t(i));
+    std::fill(row + i, row + n, 0.0);
     row[i] = 1;
     for (uint64_t j = i + 1; j < n; ++j)
-      subtractScaled(row + j, inverse.row(j) + j, reversed.row(i)[j], n - j);
-    const double pivot = reversed.row(i)[i];
+      subtractScaled(row + j, a.row(j) + j, factors[j], n - j);
     for (uint64_t j = i; j < n; ++j)
-      row[j] /= pivot;
+      row[j] /= factors[i];
   }
   out.assign(n * n, 0);
   for (uint64_t i = 0; i < n; ++i)
     for (uint64_t j = i; j < n; ++j)
-      out[i * n + j] = float(inverse.row(n - 1 - j)[n - 1 - i] / inverse.row(n - 1 - i)[n - 1 - i]);
+      out[i * n + j] = float(a.row(n - 1 - j)[n - 1 - i] / a.row(n - 1 - i)[n - 1 - i]);
 }
 
 } // namespace

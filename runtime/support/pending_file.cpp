@@ -21,6 +21,31 @@ std::string directoryOf(const std::string &path) {
   return directory.empty() ? "." : directory;
 }
 
+int openNameless(const std::string &directory) {
+  return open(directory.c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
+}
+
+std::string descriptorPath(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+
+/// Gives a file of openNameless() its name; false, with errno, where that is not possible.
+bool name(int fd, const std::string &path) {
+  return linkat(AT_FDCWD, descriptorPath(fd).c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) ==
+         0;
+}
+
+/// Whether a file without a name can be made in `directory` and be given one, `path`: better known
+/// before hours of writing than behind them.
+bool canName(const std::string &directory, const std::string &path) {
+  const int fd = openNameless(directory);
+  if (fd < 0)
+    return false;
+  const bool named = name(fd, path);
+  if (named)
+    unlink(path.c_str());
+  close(fd);
+  return named;
+}
+
 } // namespace
 
 Status PendingFile::fail(const char *what) const {
@@ -36,12 +61,11 @@ Result<PendingFile> PendingFile::create(std::string target) {
   struct stat info{};
   if (stat(file.target_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
     return ioError(file.target_ + ": exists and is not a regular file");
-  file.fd_ = open(directoryOf(file.target_).c_str(), O_RDWR | O_TMPFILE | O_CLOEXEC, 0666);
-  // It is given its name through /proc.
-  if (file.fd_ >= 0 && access(file.temporaryPath().c_str(), F_OK) == 0)
-    return file;
+  const std::string directory = directoryOf(file.target_);
+  if (canName(directory, file.temporary_))
+    file.fd_ = openNameless(directory);
   if (file.fd_ >= 0)
-    close(file.fd_);
+    return file;
   file.fd_ = open(file.temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (file.fd_ < 0)
     return file.fail("create");
@@ -50,7 +74,7 @@ Result<PendingFile> PendingFile::create(std::string target) {
 }
 
 std::string PendingFile::temporaryPath() const {
-  return isNamed_ ? temporary_ : "/proc/self/fd/" + std::to_string(fd_);
+  return isNamed_ ? temporary_ : descriptorPath(fd_);
 }
 
 PendingFile::~PendingFile() {
@@ -114,8 +138,7 @@ Status PendingFile::commit(Durability durability) {
   if (durability == Durability::flushed && fsync(fd_) != 0)
     return fail("flush");
   if (!isNamed_) {
-    if (linkat(AT_FDCWD, temporaryPath().c_str(), AT_FDCWD, temporary_.c_str(),
-               AT_SYMLINK_FOLLOW) != 0)
+    if (!name(fd_, temporary_))
       return fail("name");
     isNamed_ = true;
   }
