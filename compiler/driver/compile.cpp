@@ -4,13 +4,12 @@
 #include "compiler/driver/canary.h"
 #include "compiler/driver/cuda.h"
 #include "compiler/driver/planning.h"
+#include "compiler/driver/policy_input.h"
 #include "compiler/driver/tier_op.h"
 #include "compiler/import/checkpoint_digest.h"
 #include "compiler/import/import_model.h"
 #include "compiler/pack/atomic_file.h"
 #include "compiler/pack/pack.h"
-#include "compiler/policy/policy.h"
-#include "compiler/support/digest.h"
 #include "compiler/transforms/passes.h"
 #include "compiler/tune/tune.h"
 #include "formats.h"
@@ -24,7 +23,6 @@
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Config/llvm-config.h"
 #include "llvm/Support/FileSystem.h"
-#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Process.h"
 
@@ -145,8 +143,11 @@ private:
   }
 
   Error readInputs() {
-    if (Error error = options.policy.empty() ? makePolicy() : readPolicy())
-      return error;
+    auto input = readPolicyInput(options);
+    if (!input)
+      return input.takeError();
+    policy = std::move(input->policy);
+    policyDigest = std::move(input->digest);
     auto choice = QuantizerChoice::parse(options.quantizer);
     if (!choice)
       return choice.takeError();
@@ -327,57 +328,6 @@ private:
       if (tier.planned)
         plansFacts.costs = plan->costs;
       plans.tiers.push_back({tier, std::move(*plan)});
-    }
-    return Error::success();
-  }
-
-  Error readText(const std::string &path, function_ref<Error(StringRef)> parse) {
-    auto text = MemoryBuffer::getFile(path);
-    if (!text)
-      return createStringError(path + ": " + text.getError().message());
-    if (Error error = parse((*text)->getBuffer()))
-      return error;
-    if (!(*text)->getBuffer().empty())
-      policyDigest = digestOf((*text)->getBuffer());
-    return Error::success();
-  }
-
-  Error readPolicy() {
-    return readText(options.policy, [&](StringRef text) -> Error {
-      auto parsed = parsePolicy(text, options.policy);
-      if (!parsed)
-        return parsed.takeError();
-      policy = std::move(*parsed);
-      return Error::success();
-    });
-  }
-
-  /// The policy that the options for formats stand for.
-  Error makePolicy() {
-    policy = defaultPolicy();
-    Tier &tier = policy.tiers.front();
-    if (!options.expertFormatFile.empty()) {
-      Error error = readText(options.expertFormatFile, [&](StringRef text) -> Error {
-        auto rules = parseExpertFormats(text, options.expertFormatFile);
-        if (!rules)
-          return rules.takeError();
-        tier.pins = std::move(*rules);
-        return Error::success();
-      });
-      if (error)
-        return error;
-    }
-    if (!options.expertFormat.empty()) {
-      auto format = resolveFormat(options.expertFormat);
-      if (!format)
-        return createStringError("--expert-format: " + toString(format.takeError()));
-      tier.pins.push_back({"*", *format, ""});
-    }
-    if (!options.nonExpertFormat.empty()) {
-      auto format = resolveFormat(options.nonExpertFormat);
-      if (!format)
-        return createStringError("--non-expert-format: " + toString(format.takeError()));
-      tier.nonExpertFormat = *format;
     }
     return Error::success();
   }
