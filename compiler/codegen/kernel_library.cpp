@@ -8,6 +8,7 @@
 #include "llvm/Config/llvm-config.h"
 #include "llvm/IR/DiagnosticInfo.h"
 #include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
 #include "llvm/IR/Verifier.h"
@@ -49,6 +50,10 @@ Expected<std::unique_ptr<TargetMachine>> createTargetMachine(const CpuTarget &ta
       CodeGenOptLevel::Aggressive));
 }
 
+std::string implementationName(const KernelSpec &kernel) {
+  return "moeplan_cpu_" + kernel.implementation;
+}
+
 /// Adds to the bitcode module one wrapper per kernel.
 class Specializer {
 public:
@@ -78,7 +83,7 @@ public:
   }
 
   Error addWrapper(const KernelSpec &kernel) {
-    Function *implementation = module.getFunction("moeplan_cpu_" + kernel.implementation);
+    Function *implementation = module.getFunction(implementationName(kernel));
     if (!implementation)
       return fail(kernel, "there is no micro-kernel '" + kernel.implementation + "'");
     Type *pointer = builder.getPtrTy(), *i64 = builder.getInt64Ty();
@@ -168,6 +173,40 @@ Expected<std::string> emitObject(Module &module, TargetMachine &machine) {
   return std::string(object.begin(), object.end());
 }
 
+/// The micro-kernels with the bodies of `name` and of what it calls alone: the others, which are
+/// most of them, are not even read.
+Expected<std::unique_ptr<Module>> loadMicroKernel(const CpuTarget &target, StringRef name,
+                                                  LLVMContext &context) {
+  const std::span<const char> bitcode = target.kernels->bytes();
+  auto parsed = getLazyBitcodeModule(
+      MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);
+  if (!parsed)
+    return parsed.takeError();
+  Module &module = **parsed;
+  if (Error error = module.materializeMetadata())
+    return error;
+  SmallVector<Function *> wanted;
+  if (Function *function = module.getFunction(name))
+    wanted.push_back(function);
+  while (!wanted.empty()) {
+    Function &function = *wanted.pop_back_val();
+    if (!function.isMaterializable())
+      continue;
+    if (Error error = function.materialize())
+      return error;
+    for (const Instruction &instruction : instructions(function))
+      for (Value *operand : instruction.operands())
+        if (auto *callee = dyn_cast<Function>(operand->stripPointerCasts()))
+          wanted.push_back(callee);
+  }
+  for (Function &function : module)
+    if (function.isMaterializable())
+      function.deleteBody();
+  if (Error error = module.materializeAll())
+    return error;
+  return std::move(*parsed);
+}
+
 /// The object of one kernel, or of the ABI's version where `kernel` is null.
 Expected<std::string> compileObject(const KernelSpec *kernel, const CpuTarget &target) {
   auto machine = createTargetMachine(target);
@@ -177,12 +216,11 @@ Expected<std::string> compileObject(const KernelSpec *kernel, const CpuTarget &t
   // A loop that a kernel wants unrolled may have no constant length in a specialisation for several
   // formats; that is no news for a user.
   context.setDiagnosticHandlerCallBack([](const DiagnosticInfo *, void *) {});
-  const std::span<const char> bitcode = target.kernels->bytes();
-  auto parsed = parseBitcodeFile(
-      MemoryBufferRef(StringRef(bitcode.data(), bitcode.size()), "micro-kernels"), context);
-  if (!parsed)
-    return parsed.takeError();
-  Module &module = **parsed;
+  auto loaded =
+      loadMicroKernel(target, kernel ? implementationName(*kernel) : std::string(), context);
+  if (!loaded)
+    return loaded.takeError();
+  Module &module = **loaded;
   module.setDataLayout((*machine)->createDataLayout());
   module.setTargetTriple(target.triple);
   Specializer specializer(module, target);

@@ -18,8 +18,12 @@ moeplan_status &outOfMemory() {
   return status;
 }
 
-Result<LoadMode> loadModeOf(moeplan_load_mode mode) {
-  switch (mode) {
+/// A caller in C may have put any number there, which C++ must not take for the enumeration's.
+Result<LoadMode> loadModeOf(const moeplan_load_mode &mode) {
+  static_assert(sizeof(mode) == sizeof(int));
+  int number = 0;
+  std::memcpy(&number, &mode, sizeof(number));
+  switch (number) {
   case MOEPLAN_LOAD_MAP:
     return LoadMode::mapped;
   case MOEPLAN_LOAD_READ:
@@ -27,7 +31,7 @@ Result<LoadMode> loadModeOf(moeplan_load_mode mode) {
   case MOEPLAN_LOAD_DIRECT:
     return LoadMode::direct;
   }
-  return invalidArgument("no load mode: " + std::to_string(int(mode)));
+  return invalidArgument("no load mode: " + std::to_string(number));
 }
 
 } // namespace

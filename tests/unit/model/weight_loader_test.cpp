@@ -196,7 +196,8 @@ TEST_F(WeightLoaderTest, TheModelComputesTheSameWhereverItsWeightsLie) {
     options.plan = "no";
     EXPECT_EQ(take(moeplan_artifact_load(handle, &options)).code, MOEPLAN_NOT_FOUND);
     options.plan = nullptr;
-    options.experts = moeplan_load_mode(7);
+    const int none = 7;
+    std::memcpy(&options.experts, &none, sizeof(none));
     EXPECT_EQ(take(moeplan_artifact_load(handle, &options)).code, MOEPLAN_INVALID_ARGUMENT);
     EXPECT_EQ(take(moeplan_artifact_load(nullptr, &options)).code, MOEPLAN_INVALID_ARGUMENT);
     EXPECT_EQ(take(moeplan_artifact_load(handle, nullptr)).message, "ok");
