@@ -19,7 +19,7 @@ namespace moeplan::compiler {
 /// Names all that decides an entry.
 class CacheKey : public ListDigest {
 public:
-  /// `kind` is of the entry: "tensor"; it ends the name of its file.
+  /// `kind` is of the entry: "weight"; it ends the name of its file.
   explicit CacheKey(llvm::StringRef kind) : kind_(kind.str()) { add(kind); }
   const std::string &kind() const { return kind_; }
 

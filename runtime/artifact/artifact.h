@@ -64,7 +64,7 @@ public:
   /// Lets the system read weight(index) from the disk while other things happen.
   void readAhead(uint32_t index) const;
   /// Lets the system have the memory of weight segment `index` back; it is read again when touched.
-  /// Nothing for a synthetic one.
+  /// Nothing for one that is synthetic or was loaded.
   void release(uint32_t index) const;
   /// The bytes of a code or tokenizer segment, checked against its checksum and decompressed.
   Result<std::vector<std::byte>> load(uint32_t index) const;
