@@ -45,8 +45,9 @@ inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr uint64_t kFeatureNoTokenizer = 1 << 0;      ///< tokenizer_segment is kNoTokenizer
 inline constexpr uint64_t kFeatureSyntheticWeights = 1 << 1; ///< there is a synthetic_seed
 inline constexpr uint64_t kFeatureDeviceKernels = 1 << 2; ///< there are kernels of other machines
+inline constexpr uint64_t kFeatureHostWork = 1 << 3;      ///< device programs give work to the host
 inline constexpr uint64_t kKnownFeatureBits =
-    kFeatureNoTokenizer | kFeatureSyntheticWeights | kFeatureDeviceKernels;
+    kFeatureNoTokenizer | kFeatureSyntheticWeights | kFeatureDeviceKernels | kFeatureHostWork;
 
 /// Artifact.tokenizer_segment of an artifact that takes and gives token ids only.
 inline constexpr uint32_t kNoTokenizer = UINT32_MAX;

@@ -276,12 +276,15 @@ private:
         add(fb::Command::Copy, fb::CreateCopy(builder, &source, &target).Union());
       } else if (isa<plan::BarrierOp>(op)) {
         add(fb::Command::Barrier, fb::CreateBarrier(builder).Union());
+      } else if (isa<plan::JoinOp>(op)) {
+        add(fb::Command::Join, fb::CreateJoin(builder).Union());
       }
     }
     return fb::CreateProgram(builder, string(program.getSymName()), program.getMaxTokens(),
                              program.getArenaBytes().value_or(0),
                              program.getWeightBytesPerToken().value_or(0),
-                             builder.CreateVector(kinds), builder.CreateVector(commands));
+                             builder.CreateVector(kinds), builder.CreateVector(commands),
+                             program.getPinnedBytes().value_or(0));
   }
 
   fb::Binding binding(mlir::Value buffer, plan::Access access, int64_t bytes) {
@@ -290,6 +293,8 @@ private:
     uint64_t offset = 0;
     if (auto alloc = buffer.getDefiningOp<plan::AllocOp>()) {
       offset = alloc.getOffset().value_or(0);
+      if (alloc.getBuffer().getType().getMemory() == plan::Memory::Pinned)
+        kind = fb::BindingKind::pinned_arena;
     } else if (auto weight = buffer.getDefiningOp<plan::WeightOp>()) {
       kind = fb::BindingKind::segment;
       index = segment(weight.getSegmentAttr());

@@ -16,6 +16,15 @@ using namespace moeplan::compiler;
 
 namespace {
 
+bool givesHostWork(mlir::ModuleOp module) {
+  return module
+      .walk([](plan::ProgramOp program) {
+        return program.getPinnedBytes() ? mlir::WalkResult::interrupt()
+                                        : mlir::WalkResult::advance();
+      })
+      .wasInterrupted();
+}
+
 constexpr int kZstdLevel = 19;
 /// Hexadecimal digits of a digest: what it will take before it is known.
 constexpr size_t kDigestDigits = 32;
@@ -172,7 +181,8 @@ private:
     header.file_size = file.position();
     header.feature_bits = (checkpoint.tokenizer().empty() ? kFeatureNoTokenizer : 0) |
                           (checkpoint.syntheticSeed() ? kFeatureSyntheticWeights : 0) |
-                          (cudaLibraries.empty() ? 0 : kFeatureDeviceKernels);
+                          (cudaLibraries.empty() ? 0 : kFeatureDeviceKernels) |
+                          (givesHostWork(module) ? kFeatureHostWork : 0);
     Hasher hasher;
     hasher.update(&header, offsetof(ArtifactHeader, checksum));
     hasher.update(bytes.data(), bytes.size());

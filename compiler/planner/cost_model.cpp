@@ -180,16 +180,17 @@ double CostModel::prefillSecondsPerToken(const Placement &placement) const {
                seconds(p, *workload_.nonExpertFormat, 2.0 * double(nonExpertElements_));
   const double linearOperations = 2.0 * double(expertElements()) / 3;
   for (auto [index, expert] : enumerate(placement.experts)) {
-    const bool miss = hasDevice() && expert.residency == Residency::Host;
-    const bool onHost = !hasDevice() || (miss && placement.miss == MissStrategy::HostCompute);
     for (Linear linear : kLinears)
-      sum += quality_.routing(index) * seconds(onHost ? profile_->host : p,
-                                               *expert.formats[size_t(linear)], linearOperations);
+      sum +=
+          quality_.routing(index) * seconds(p, *expert.formats[size_t(linear)], linearOperations);
     // A chunk brings every expert that it uses over the bus once; one of 512 tokens uses them all.
-    if (miss && placement.miss != MissStrategy::HostCompute)
+    // What the host computes for single tokens, prompts read in place.
+    const bool inPlace =
+        placement.miss == MissStrategy::InPlace || placement.miss == MissStrategy::HostCompute;
+    if (hasDevice() && expert.residency == Residency::Host)
       sum += double(bytes(expert)) / kPrefillChunk /
-             (placement.miss == MissStrategy::InPlace ? profile_->transfer.inPlaceBytesPerSecond
-                                                      : profile_->transfer.pinnedBytesPerSecond);
+             (inPlace ? profile_->transfer.inPlaceBytesPerSecond
+                      : profile_->transfer.pinnedBytesPerSecond);
   }
   return sum;
 }

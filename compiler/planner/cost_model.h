@@ -29,7 +29,8 @@ struct WorkloadInfo {
 ///   host_compute  latency + t_h
 ///   cached        t_d + miss probability * (latency + b / pinned rate)
 /// An expert counts as often as a step uses it: 1 - (1 - p)^batch, p its routing probability. The
-/// KV cache is taken to be half full. Nothing is assumed to overlap.
+/// KV cache is taken to be half full. Nothing is assumed to overlap. Prompts under host_compute read
+/// in place, as on a GPU.
 class CostModel {
 public:
   /// All arguments are copied. Without a profile there is no device, and no time is predicted.

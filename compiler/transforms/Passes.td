@@ -52,7 +52,8 @@ def ScheduleTransfers : Pass<"schedule-transfers", "::mlir::ModuleOp"> {
     An operand that lies in another memory than its program's gets a buffer there, a copy before the
     dispatch where it is read and one behind it where it is written. Then a barrier goes before each
     command that reads or writes what a command since the last barrier wrote, or writes what one
-    read. Existing barriers are dropped first: the pass is idempotent.
+    read; of work for the host, which runs beside a device's commands, a join before the first of them
+    that needs it. Existing barriers and joins are dropped first: the pass is idempotent.
   }];
   let dependentDialects = ["::moeplan::plan::PlanDialect"];
   let statistics = [Statistic<"numCopies", "copies", "copies inserted">,
@@ -73,7 +74,8 @@ def CheckKernelFormats : Pass<"check-kernel-formats", "::mlir::ModuleOp"> {
 def AssignArena : Pass<"assign-arena", "::mlir::ModuleOp"> {
   let summary = "give every scratch buffer its offset in the program's arena";
   let description = [{
-    Two buffers may share bytes when no stretch between two barriers touches both. Greedy by size:
+    Two buffers may share bytes when no stretch between two barriers touches both; what work for the
+    host touches is taken until its join. Pinned buffers have an arena of their own. Greedy by size:
     the largest buffer first, each at the lowest offset where it fits (Pisarchyk and Lee, arXiv
     2001.03288). Buffers that nothing touches are erased.
   }];

@@ -24,23 +24,43 @@ struct LiveBuffer {
   }
 };
 
-SmallVector<LiveBuffer> liveBuffers(plan::ProgramOp program) {
+bool isPinned(plan::AllocOp alloc) {
+  return alloc.getBuffer().getType().getMemory() == plan::Memory::Pinned;
+}
+
+/// Of the scratch buffers in pinned memory, or of all others. What the host works on lives until it
+/// has joined.
+SmallVector<LiveBuffer> liveBuffers(const SymbolTable &symbols, plan::ProgramOp program,
+                                    bool pinned) {
   SmallVector<LiveBuffer> buffers;
   llvm::DenseMap<Operation *, size_t> index;
+  SmallVector<size_t> unjoined;
   int64_t stretch = 0;
+  auto join = [&] {
+    for (size_t buffer : unjoined)
+      buffers[buffer].last = std::max(buffers[buffer].last, stretch);
+    unjoined.clear();
+  };
   for (Operation &op : program.getBody().front()) {
-    if (isa<plan::BarrierOp>(op))
+    if (isa<plan::JoinOp>(op))
+      join();
+    if (isa<plan::BarrierOp, plan::JoinOp>(op))
       ++stretch;
+    auto dispatch = dyn_cast<plan::DispatchOp>(op);
+    const bool onHost = dispatch && plan::isHostWork(symbols, dispatch);
     for (Value operand : op.getOperands()) {
       auto alloc = operand.getDefiningOp<plan::AllocOp>();
-      if (!alloc)
+      if (!alloc || isPinned(alloc) != pinned)
         continue;
       auto [it, isNew] = index.try_emplace(alloc, buffers.size());
       if (isNew)
         buffers.push_back({alloc, stretch, stretch, int64_t(alloc.getBytes())});
       buffers[it->second].last = stretch;
+      if (onHost)
+        unjoined.push_back(it->second);
     }
   }
+  join();
   return buffers;
 }
 
@@ -72,14 +92,21 @@ int64_t placeBuffers(SmallVectorImpl<LiveBuffer> &buffers) {
 
 struct AssignArenaPass : compiler::impl::AssignArenaBase<AssignArenaPass> {
   void runOnOperation() override {
+    SymbolTable symbols(getOperation());
     getOperation().walk([&](plan::ProgramOp program) {
       for (auto alloc : llvm::make_early_inc_range(program.getBody().getOps<plan::AllocOp>()))
         if (alloc->use_empty())
           alloc.erase();
-      SmallVector<LiveBuffer> buffers = liveBuffers(program);
-      program.setArenaBytes(placeBuffers(buffers));
-      for (LiveBuffer &buffer : buffers)
-        buffer.op.setOffset(buffer.offset);
+      for (bool pinned : {false, true}) {
+        SmallVector<LiveBuffer> buffers = liveBuffers(symbols, program, pinned);
+        const int64_t bytes = placeBuffers(buffers);
+        if (!pinned)
+          program.setArenaBytes(bytes);
+        else if (bytes > 0)
+          program.setPinnedBytes(bytes);
+        for (LiveBuffer &buffer : buffers)
+          buffer.op.setOffset(buffer.offset);
+      }
       return WalkResult::skip();
     });
   }

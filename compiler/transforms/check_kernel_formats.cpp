@@ -63,15 +63,17 @@ struct CheckKernelFormatsPass : compiler::impl::CheckKernelFormatsBase<CheckKern
       return success();
     auto table = tables.find(resource.getIndex());
     const std::optional<int64_t> formats = constantOf(kernel, "formats");
-    if (table == tables.end() || !formats)
+    if (table == tables.end())
       return dispatch.emitError() << "kernel '" << kernel.getSymName()
-                                  << (formats ? "' reads experts of a layer that has none"
-                                              : "' states no formats of the experts it reads");
+                                  << "' reads experts of a layer that has none";
     plan::ExpertTableOp experts = table->second;
     const ExpertKernel *reader = findExpertKernel(std::string_view(kernel.getImplementation()));
     if (!reader)
       return dispatch.emitError() << "'" << kernel.getImplementation()
                                   << "' is none of the kernels that read experts";
+    if (reader->readsAny() && !formats)
+      return dispatch.emitError() << "kernel '" << kernel.getSymName()
+                                  << "' states no formats of the experts it reads";
     for (auto expert : experts.getExperts().getAsRange<plan::ExpertAttr>()) {
       const FlatSymbolRefAttr segments[] = {expert.getW1(), expert.getW3(), expert.getW2()};
       for (Linear linear : kLinears) {

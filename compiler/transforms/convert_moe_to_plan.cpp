@@ -158,7 +158,7 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
     auto addProgram = [&](const std::string &name, int64_t tokens, plan::Memory memory) {
       builder.setInsertionPointToEnd(body);
       auto program = builder.create<plan::ProgramOp>(function.getLoc(), name, tokens, memory,
-                                                     IntegerAttr(), IntegerAttr());
+                                                     IntegerAttr(), IntegerAttr(), IntegerAttr());
       program.getBody().emplaceBlock();
       return program;
     };

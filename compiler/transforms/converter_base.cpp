@@ -1,10 +1,15 @@
 #include "compiler/transforms/converter_base.h"
 
+#include "cpu/operand.h"
+
 using namespace mlir;
 using namespace moeplan;
 using namespace moeplan::compiler;
 
 namespace {
+
+/// Rows that the CPU's experts_gate_up makes operands of at a time.
+constexpr int64_t kGateUpRowMultiple = 128;
 
 SmallVector<KernelConstant> with(std::initializer_list<KernelConstant> constants,
                                  ArrayRef<KernelConstant> launch) {
@@ -64,10 +69,11 @@ Value ConverterBase::resultBuffer(Operation *op, Value residual, Value result) {
   return copy;
 }
 
-ConverterBase::Groups ConverterBase::allocateGroups(int64_t numExperts, int64_t topK) {
-  int64_t slots = program.maxTokens() * topK;
-  return {program.alloc((numExperts + 1) * sizeof(uint32_t)),
-          program.alloc(slots * sizeof(uint32_t)), program.alloc(slots * sizeof(float))};
+ConverterBase::Groups ConverterBase::allocateGroups(ProgramBuilder &on, int64_t numExperts,
+                                                    int64_t topK) {
+  int64_t slots = on.maxTokens() * topK;
+  return {on.alloc((numExperts + 1) * sizeof(uint32_t)), on.alloc(slots * sizeof(uint32_t)),
+          on.alloc(slots * sizeof(float))};
 }
 
 ConverterBase::ExpertsShape ConverterBase::shapeOf(moe::ExpertsOp op) {
@@ -105,6 +111,45 @@ ConverterBase::ExpertFormats ConverterBase::formatsOf(moe::ExpertsOp op) const {
     formats.down |= int64_t(1) << format(placement.getW2().getValue()).id;
   }
   return formats;
+}
+
+void ConverterBase::dispatchCpuExperts(ProgramBuilder &on, const ExpertsShape &shape,
+                                       const ExpertFormats &formats, const OperandRows &x,
+                                       Value table, const Groups &grouped, const Operand &result) {
+  const int64_t hForms = moeplan_forms_of(formats.down);
+  const int64_t oneToken = on.maxTokens() == 1;
+  Value h =
+      on.alloc(on.maxTokens() * shape.topK * moeplan_operand_bytes(hForms, shape.intermediate));
+  int64_t rows = on.rowsPerTile(shape.intermediate, shape.widestUp, kGateUpRowMultiple);
+  on.dispatch(
+      "experts_gate_up",
+      {{"features", shape.hidden},
+       {"intermediate", shape.intermediate},
+       {"num_experts", shape.numExperts},
+       {"formats", formats.up},
+       {"x_forms", x.forms},
+       {"h_forms", hForms},
+       {"rows_per_tile", rows},
+       {"max_tokens", oneToken},
+       {"prefetch", on.tuning().ofSet(formats.up).prefetchBytes},
+       {"unroll", on.tuning().ofSet(formats.up).unroll}},
+      on.rowGrid(shape.intermediate, rows),
+      {read(x.rows), read(table), read(grouped.expertBegin), read(grouped.slotToken), write(h)});
+  rows = on.rowsPerTile(shape.hidden, shape.widestDown);
+  on.dispatch("experts_down",
+              {{"features", shape.hidden},
+               {"intermediate", shape.intermediate},
+               {"num_experts", shape.numExperts},
+               {"formats", formats.down},
+               {"h_forms", hForms},
+               {"rows_per_tile", rows},
+               {"accumulate", int64_t(plan::reads(result.access))},
+               {"max_tokens", oneToken},
+               {"prefetch", on.tuning().ofSet(formats.down).prefetchBytes},
+               {"unroll", on.tuning().ofSet(formats.down).unroll}},
+              on.rowGrid(shape.hidden, rows),
+              {read(h), read(table), read(grouped.expertBegin), read(grouped.slotToken),
+               read(grouped.slotWeight), result});
 }
 
 void ConverterBase::convert(moe::RmsNormOp op) {

@@ -37,6 +37,11 @@ protected:
     /// What is bound as scale: a kernel that does not normalise does not read it.
     mlir::Value scaleOrRows() const { return scale ? scale : rows; }
   };
+  /// Rows in the forms that matrix products of a CPU read.
+  struct OperandRows {
+    mlir::Value rows;
+    int64_t forms = 0;
+  };
   /// Tokens sorted by expert.
   struct Groups {
     mlir::Value expertBegin, slotToken, slotWeight;
@@ -79,10 +84,16 @@ protected:
   /// a copy of it; a fresh one where there is no residual.
   mlir::Value resultBuffer(mlir::Operation *op, mlir::Value residual, mlir::Value result);
 
-  Groups allocateGroups(int64_t numExperts, int64_t topK);
+  /// In the memory of `on`.
+  Groups allocateGroups(ProgramBuilder &on, int64_t numExperts, int64_t topK);
   /// Counts the routed experts among the weights that a token reads.
   ExpertsShape shapeOf(moe::ExpertsOp op);
   ExpertFormats formatsOf(moe::ExpertsOp op) const;
+  /// The experts of the slots of `grouped` with the CPU's kernels: added to `result` where it is
+  /// read. `x` has the forms of `formats.up`.
+  static void dispatchCpuExperts(ProgramBuilder &on, const ExpertsShape &shape,
+                                 const ExpertFormats &formats, const OperandRows &x,
+                                 mlir::Value table, const Groups &grouped, const Operand &result);
 
   /// Norms are computed by what reads them: see source().
   void convert(moe::RmsNormOp op);

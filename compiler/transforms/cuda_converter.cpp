@@ -1,5 +1,6 @@
 #include "compiler/transforms/converter_base.h"
 #include "compiler/transforms/model_converter.h"
+#include "cpu/operand.h"
 
 #include "llvm/Support/MathExtras.h"
 
@@ -39,7 +40,8 @@ class CudaConverter : public ConverterBase {
 public:
   CudaConverter(ModuleBuilder &module, plan::ProgramOp op, func::FuncOp function,
                 int64_t alsoFormats, const KernelTuning &tuning)
-      : ConverterBase(module, op, function, alsoFormats, tuning) {}
+      : ConverterBase(module, op, function, alsoFormats, tuning),
+        host(ProgramBuilder::forHost(module, op, tuning)) {}
 
   void run() { convertAll(*this); }
 
@@ -196,8 +198,9 @@ private:
     const int64_t numExperts = gate.getTensorType().getDimSize(0), topK = features(op.getIds());
     const Source x = source(op.getX());
     Value w = weight(op.getGateAttr(), kVectorFormat);
-    const Groups made = groups[op.getIds()] = allocateGroups(numExperts, topK);
-    Value ids = program.activation(topK), weights = program.activation(topK);
+    const Groups made = groups[op.getIds()] = allocateGroups(program, numExperts, topK);
+    Value ids = buffers[op.getIds()] = program.activation(topK);
+    Value weights = program.activation(topK);
     program.dispatch("router",
                      {{"features", features(op.getX())},
                       {"num_experts", numExperts},
@@ -292,21 +295,67 @@ private:
                       read(grouped.slotWeight), result});
   }
 
-  /// Whether experts that are not on the device are copied there first.
-  bool fetches(moe::ExpertsOp op) const {
+  /// What is done about experts of a layer that are not on the device.
+  moe::MissStrategy missesOf(moe::ExpertsOp op) const {
     const auto miss = function->getAttrOfType<moe::MissAttr>(moe::kMissAttrName);
-    return miss &&
-           (miss.getStrategy() == moe::MissStrategy::Stream ||
-            miss.getStrategy() == moe::MissStrategy::Cached) &&
-           llvm::any_of(op.getExperts().getAsRange<moe::ExpertAttr>(), [](moe::ExpertAttr expert) {
-             return expert.getPlacement().getResidency() == moe::Residency::Host;
-           });
+    const bool hasAny =
+        llvm::any_of(op.getExperts().getAsRange<moe::ExpertAttr>(), [](moe::ExpertAttr expert) {
+          return expert.getPlacement().getResidency() == moe::Residency::Host;
+        });
+    return miss && hasAny ? miss.getStrategy() : moe::MissStrategy::None;
+  }
+  /// Whether they are copied there first.
+  bool fetches(moe::ExpertsOp op) const {
+    return missesOf(op) == moe::MissStrategy::Stream || missesOf(op) == moe::MissStrategy::Cached;
+  }
+  /// Whether the host computes them. Not for prompts, which give every expert many tokens: the link
+  /// carries its weights in less time than a CPU takes for the products.
+  bool computesOnHost(moe::ExpertsOp op) const {
+    return missesOf(op) == moe::MissStrategy::HostCompute && !isPrompt();
+  }
+
+  /// What the host makes of a layer's experts that it keeps.
+  struct HostExperts {
+    Groups others; ///< the slots that are left to the device
+    Value sums;    ///< float32 [max_tokens, hidden], pinned; of tokens with an expert on the host
+  };
+  HostExperts hostExperts(moe::ExpertsOp op, const ExpertsShape &shape,
+                          const ExpertFormats &formats, const Source &x, const Groups &grouped,
+                          Value table) {
+    const Groups others = allocateGroups(program, shape.numExperts, shape.topK),
+                 own = allocateGroups(host, shape.numExperts, shape.topK);
+    Value rows = host.activation(shape.hidden), sums = host.activation(shape.hidden);
+    program.dispatch("experts_to_host",
+                     {{"features", shape.hidden},
+                      {"num_experts", shape.numExperts},
+                      {"top_k", shape.topK},
+                      {"normalize", x.normalize()},
+                      {"epsilon", x.epsilon},
+                      kThreads},
+                     program.tokenGrid(),
+                     {read(x.rows), read(x.scaleOrRows()), read(table),
+                      read(buffers.lookup(op.getIds())), read(grouped.expertBegin),
+                      read(grouped.slotToken), read(grouped.slotWeight), write(rows),
+                      write(others.expertBegin), write(others.slotToken), write(others.slotWeight),
+                      write(own.expertBegin), write(own.slotToken), write(own.slotWeight)});
+    OperandRows operand{Value(), moeplan_forms_of(formats.up)};
+    operand.rows = host.alloc(maxTokens() * moeplan_operand_bytes(operand.forms, shape.hidden));
+    host.dispatch("operand",
+                  {{"features", shape.hidden},
+                   {"normalize", int64_t(0)},
+                   {"epsilon", 0.0},
+                   {"forms", operand.forms},
+                   {"logits_rows", int64_t(0)}},
+                  host.tokenGrid(), {read(rows), read(rows), write(operand.rows)});
+    dispatchCpuExperts(host, shape, formats, operand,
+                       host.resource(plan::ResourceKind::Experts, op.getLayer()), own, write(sums));
+    return {others, sums};
   }
 
   void convert(moe::ExpertsOp op) {
     const ExpertsShape shape = shapeOf(op);
     const ExpertFormats formats = formatsOf(op);
-    const Groups grouped = groups.lookup(op.getIds());
+    Groups grouped = groups.lookup(op.getIds());
     const Source x = source(op.getX());
     Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
     if (fetches(op))
@@ -320,12 +369,23 @@ private:
           {kFetchBlocks},
           {readWrite(table), read(grouped.expertBegin),
            readWrite(program.resource(plan::ResourceKind::ExpertSlots, op.getLayer()))});
+    Value fromHost;
+    if (computesOnHost(op)) {
+      const HostExperts there = hostExperts(op, shape, formats, x, grouped, table);
+      grouped = there.others;
+      fromHost = there.sums;
+    }
     Value out = resultBuffer(op, op.getResidual(), op.getResult());
     const Operand result = op.getResidual() ? readWrite(out) : write(out);
     if (isPrompt())
       promptExperts(shape, formats, x, grouped, table, result);
     else
       decodeExperts(shape, formats, x, grouped, table, result);
+    if (fromHost)
+      program.dispatch(
+          "experts_from_host", {{"features", shape.hidden}, {"top_k", shape.topK}, kThreads},
+          program.tokenGrid(),
+          {read(table), read(buffers.lookup(op.getIds())), read(fromHost), readWrite(out)});
     buffers[op.getResult()] = out;
   }
 
@@ -343,6 +403,7 @@ private:
         {1}, {read(logits), write(found)});
   }
 
+  ProgramBuilder host; ///< for what it does beside the device
   /// Zeros once qkv has run; how the last block of attention, then of the router, knows that it is
   /// the last. Of the layer at hand.
   Value counters;

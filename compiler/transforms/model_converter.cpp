@@ -16,8 +16,6 @@ namespace {
 /// Query vectors that attention takes through the KV cache together: as many as stay in the second
 /// cache with their scores and sums.
 constexpr int64_t kQueriesPerTile = 64;
-/// Rows that experts_gate_up makes operands of at a time.
-constexpr int64_t kGateUpRowMultiple = 128;
 
 /// Whether every row of an activation is needed, or only those whose logits are wanted: for a
 /// prompt, what follows the last layer's keys and values matters for its last token alone.
@@ -46,12 +44,6 @@ public:
 
 private:
   friend ConverterBase;
-  /// Rows in the forms that matrix products read.
-  struct OperandRows {
-    Value rows;
-    int64_t forms = 0;
-  };
-
   bool singleToken() const { return program.maxTokens() == 1; }
   /// The `logits_rows` of whatever computes `value`.
   int64_t logitsRows(Value value) const { return neededWhole.contains(value) ? 0 : 1; }
@@ -238,7 +230,7 @@ private:
                                           {"epsilon", x.epsilon}, {"forms", forms},
                                           {"logits_rows", logits}};
     if (singleToken()) {
-      const Groups made = groups[op.getIds()] = allocateGroups(numExperts, topK);
+      const Groups made = groups[op.getIds()] = allocateGroups(program, numExperts, topK);
       program.dispatch("vector_router", constants, {1},
                        {read(x.rows), read(x.scaleOrRows()), read(w), write(made.expertBegin),
                         write(made.slotToken), write(made.slotWeight), write(rows.rows)});
@@ -252,58 +244,25 @@ private:
   }
 
   void convert(moe::ExpertsOp op) {
-    const auto [hidden, intermediate, numExperts, topK, widestUp, widestDown] = shapeOf(op);
-    const int64_t logits = logitsRows(op.getResult());
-
+    const ExpertsShape shape = shapeOf(op);
     Groups grouped = groups.lookup(op.getIds());
     if (!grouped.expertBegin) {
-      grouped = allocateGroups(numExperts, topK);
+      grouped = allocateGroups(program, shape.numExperts, shape.topK);
       program.dispatch("group_by_expert",
-                       {{"num_experts", numExperts}, {"top_k", topK}, {"logits_rows", logits}}, {1},
+                       {{"num_experts", shape.numExperts},
+                        {"top_k", shape.topK},
+                        {"logits_rows", logitsRows(op.getResult())}},
+                       {1},
                        {read(buffers.lookup(op.getIds())), read(buffers.lookup(op.getWeights())),
                         write(grouped.expertBegin), write(grouped.slotToken),
                         write(grouped.slotWeight)});
     }
-
     const ExpertFormats formats = formatsOf(op);
-    const int64_t hForms = moeplan_forms_of(formats.down);
     Value table = program.resource(plan::ResourceKind::Experts, op.getLayer());
     const OperandRows x = operandOf(op.getX(), moeplan_forms_of(formats.up));
-    Value h =
-        program.alloc(program.maxTokens() * topK * moeplan_operand_bytes(hForms, intermediate));
-    int64_t rows = program.rowsPerTile(intermediate, widestUp, kGateUpRowMultiple);
-    program.dispatch(
-        "experts_gate_up",
-        {{"features", hidden},
-         {"intermediate", intermediate},
-         {"num_experts", numExperts},
-         {"formats", formats.up},
-         {"x_forms", x.forms},
-         {"h_forms", hForms},
-         {"rows_per_tile", rows},
-         {"max_tokens", int64_t(singleToken())},
-         {"prefetch", program.tuning().ofSet(formats.up).prefetchBytes},
-         {"unroll", program.tuning().ofSet(formats.up).unroll}},
-        program.rowGrid(intermediate, rows),
-        {read(x.rows), read(table), read(grouped.expertBegin), read(grouped.slotToken), write(h)});
-
-    Value out = resultBuffer(op, op.getResidual(), op.getResult());
-    rows = program.rowsPerTile(hidden, widestDown);
-    program.dispatch("experts_down",
-                     {{"features", hidden},
-                      {"intermediate", intermediate},
-                      {"num_experts", numExperts},
-                      {"formats", formats.down},
-                      {"h_forms", hForms},
-                      {"rows_per_tile", rows},
-                      {"accumulate", int64_t(bool(op.getResidual()))},
-                      {"max_tokens", int64_t(singleToken())},
-                      {"prefetch", program.tuning().ofSet(formats.down).prefetchBytes},
-                      {"unroll", program.tuning().ofSet(formats.down).unroll}},
-                     program.rowGrid(hidden, rows),
-                     {read(h), read(table), read(grouped.expertBegin), read(grouped.slotToken),
-                      read(grouped.slotWeight), op.getResidual() ? readWrite(out) : write(out)});
-    buffers[op.getResult()] = out;
+    Value out = buffers[op.getResult()] = resultBuffer(op, op.getResidual(), op.getResult());
+    dispatchCpuExperts(program, shape, formats, x, table, grouped,
+                       op.getResidual() ? readWrite(out) : write(out));
   }
 
   void convert(moe::AddOp op) { convertAdd(op, {}); }

@@ -49,17 +49,30 @@ plan::SegmentOp ModuleBuilder::segment(StringRef name, StringRef source, ArrayRe
 }
 
 ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program,
-                               const KernelTuning &tuning)
+                               const KernelTuning &tuning, plan::Machine machine,
+                               plan::Memory memory, plan::Memory scratch)
     : module(module), maxTokens_(program.getMaxTokens()), tuning_(tuning), loc(program.getLoc()),
-      builder(program.getBody()),
-      bufferType(plan::BufferType::get(program.getContext(), program.getMemory())),
-      machine(program.getMemory() == plan::Memory::Device ? plan::Machine::Cuda
-                                                          : plan::Machine::Cpu) {
+      builder(program.getBody()), machine(machine),
+      bufferType(plan::BufferType::get(program.getContext(), memory)),
+      scratchType(plan::BufferType::get(program.getContext(), scratch)) {
   builder.setInsertionPointToEnd(&program.getBody().front());
 }
 
+ProgramBuilder::ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program,
+                               const KernelTuning &tuning)
+    : ProgramBuilder(module, program, tuning,
+                     program.getMemory() == plan::Memory::Device ? plan::Machine::Cuda
+                                                                 : plan::Machine::Cpu,
+                     program.getMemory(), program.getMemory()) {}
+
+ProgramBuilder ProgramBuilder::forHost(ModuleBuilder &module, plan::ProgramOp program,
+                                       const KernelTuning &tuning) {
+  return ProgramBuilder(module, program, tuning, plan::Machine::Cpu, plan::Memory::Host,
+                        plan::Memory::Pinned);
+}
+
 Value ProgramBuilder::alloc(int64_t bytes) {
-  return builder.create<plan::AllocOp>(loc, bufferType, bytes, IntegerAttr());
+  return builder.create<plan::AllocOp>(loc, scratchType, bytes, IntegerAttr());
 }
 
 Value ProgramBuilder::weight(plan::SegmentOp segment) {

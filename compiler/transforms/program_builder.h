@@ -52,10 +52,14 @@ struct Grid {
   bool perToken = false;
 };
 
-/// Appends buffers and commands to one program; what lies in device memory dispatches CUDA kernels.
+/// Appends buffers and commands to one program: of CUDA kernels if it is in device memory, else of
+/// a CPU's.
 class ProgramBuilder {
 public:
   ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program, const KernelTuning &tuning);
+  /// For what the host does in a program in device memory: kernels of a CPU, on pinned memory.
+  static ProgramBuilder forHost(ModuleBuilder &module, plan::ProgramOp program,
+                                const KernelTuning &tuning);
 
   int64_t maxTokens() const { return maxTokens_; }
   const KernelTuning &tuning() const { return tuning_; }
@@ -80,13 +84,16 @@ public:
   Grid tokenGrid(int64_t tilesPerToken = 1) const { return {tilesPerToken, true}; }
 
 private:
+  ProgramBuilder(ModuleBuilder &module, plan::ProgramOp program, const KernelTuning &tuning,
+                 plan::Machine machine, plan::Memory memory, plan::Memory scratch);
+
   ModuleBuilder &module;
   int64_t maxTokens_;
   const KernelTuning &tuning_;
   mlir::Location loc;
   mlir::OpBuilder builder;
-  plan::BufferType bufferType;
   plan::Machine machine;
+  plan::BufferType bufferType, scratchType;
 };
 
 } // namespace moeplan::compiler

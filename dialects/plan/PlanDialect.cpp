@@ -86,6 +86,11 @@ bool plan::isWritable(Value buffer) {
   return isa<AllocOp>(op);
 }
 
+bool plan::isHostWork(const SymbolTable &symbols, DispatchOp dispatch) {
+  return dispatch->getParentOfType<ProgramOp>().getMemory() == Memory::Device &&
+         symbols.lookup<KernelOp>(dispatch.getKernel()).getMachine() == Machine::Cpu;
+}
+
 int64_t plan::accessibleBytes(Value buffer) {
   return llvm::TypeSwitch<Operation *, int64_t>(buffer.getDefiningOp())
       .Case<AllocOp>([](AllocOp op) { return op.getBytes(); })
@@ -183,28 +188,39 @@ LogicalResult PlanOp::verifyRegions() {
 
 LogicalResult ExpertTableOp::verifySymbolUses(SymbolTableCollection &symbols) {
   auto module = (*this)->getParentOfType<ModuleOp>();
-  for (auto expert : getExperts().getAsRange<ExpertAttr>())
+  for (auto expert : getExperts().getAsRange<ExpertAttr>()) {
+    if (expert.getResidency() == Memory::Pinned)
+      return emitOpError("an expert is kept by the host or by a device");
     for (FlatSymbolRefAttr segment : {expert.getW1(), expert.getW3(), expert.getW2()})
       if (!symbols.lookupSymbolIn<SegmentOp>(module, segment))
         return emitOpError() << segment << " is not a plan.segment";
+  }
   return success();
 }
 
 LogicalResult ProgramOp::verifyRegions() {
+  if (getMemory() == Memory::Pinned)
+    return emitOpError("runs in host or in device memory");
   for (Operation &op : getBody().front()) {
-    if (!isa<AllocOp, plan::WeightOp, ResourceOp, DispatchOp, CopyOp, BarrierOp>(op))
+    if (!isa<AllocOp, plan::WeightOp, ResourceOp, DispatchOp, CopyOp, BarrierOp, JoinOp>(op))
       return op.emitOpError("only buffers and commands may stand in a program");
     auto alloc = dyn_cast<AllocOp>(op);
-    if (!alloc || !getArenaBytes())
+    if (!alloc)
+      continue;
+    const bool pinned = alloc.getBuffer().getType().getMemory() == Memory::Pinned;
+    if (pinned && getMemory() == Memory::Host)
+      return alloc.emitOpError("is pinned, but there is no device to reach it");
+    if (!getArenaBytes())
       continue;
     if (!alloc.getOffset())
       return alloc.emitOpError("has no offset in a program with an arena");
     if (*alloc.getOffset() % kArenaAlignment != 0)
       return alloc.emitOpError() << "offset " << *alloc.getOffset() << " is not a multiple of "
                                  << kArenaAlignment;
-    if (uint64_t(*alloc.getOffset()) + alloc.getBytes() > uint64_t(*getArenaBytes()))
+    const uint64_t arena = pinned ? getPinnedBytes().value_or(0) : *getArenaBytes();
+    if (uint64_t(*alloc.getOffset()) + alloc.getBytes() > arena)
       return alloc.emitOpError() << "ends at byte " << *alloc.getOffset() + alloc.getBytes()
-                                 << " of an arena of " << *getArenaBytes() << " bytes";
+                                 << " of an arena of " << arena << " bytes";
   }
   return success();
 }
@@ -234,9 +250,20 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
   auto kernel = symbols.lookupSymbolIn<KernelOp>(module, getKernelAttr());
   if (!kernel)
     return emitOpError() << getKernelAttr() << " is not a plan.kernel";
-  if (kernel.getMachine() == Machine::Cuda &&
-      (*this)->getParentOfType<ProgramOp>().getMemory() != Memory::Device)
+  const bool onDevice = (*this)->getParentOfType<ProgramOp>().getMemory() == Memory::Device;
+  if (kernel.getMachine() == Machine::Cuda && !onDevice)
     return emitOpError() << getKernelAttr() << " is a device's, the program is not in its memory";
+  if (kernel.getMachine() == Machine::Cpu && onDevice)
+    for (auto [index, operand] : llvm::enumerate(getOperands_()))
+      if (cast<BufferType>(operand.getType()).getMemory() == Memory::Device)
+        return emitOpError() << "operand " << index
+                             << " is in device memory, which the host does not reach";
+  return success();
+}
+
+LogicalResult JoinOp::verify() {
+  if ((*this)->getParentOfType<ProgramOp>().getMemory() != Memory::Device)
+    return emitOpError("there is no work for the host beside a program of its own");
   return success();
 }
 
@@ -251,13 +278,13 @@ LogicalResult CopyOp::verify() {
 
 LogicalResult BarrierOp::canonicalize(BarrierOp barrier, PatternRewriter &rewriter) {
   // Buffers are declarations: what counts is the next and the previous command.
-  auto isCommand = [](Operation *op) { return isa<DispatchOp, CopyOp, BarrierOp>(op); };
+  auto isCommand = [](Operation *op) { return isa<DispatchOp, CopyOp, BarrierOp, JoinOp>(op); };
   Operation *next = barrier->getNextNode(), *previous = barrier->getPrevNode();
   while (next && !isCommand(next))
     next = next->getNextNode();
   while (previous && !isCommand(previous))
     previous = previous->getPrevNode();
-  if (next && previous && !isa<BarrierOp>(next))
+  if (next && previous && !isa<BarrierOp, JoinOp>(next) && !isa<JoinOp>(previous))
     return failure();
   rewriter.eraseOp(barrier);
   return success();

@@ -33,6 +33,10 @@ inline bool writes(Access access) { return access != Access::Read; }
 /// Whether the buffer may be written: scratch, caches and logits, but no weight, table or input.
 bool isWritable(mlir::Value buffer);
 
+/// Whether it is the host that runs the dispatch, beside the device whose program it is in.
+/// `symbols`: the module's.
+bool isHostWork(const mlir::SymbolTable &symbols, DispatchOp dispatch);
+
 /// Bytes a command may touch behind `buffer`; 0 where the session decides (caches, expert tables).
 int64_t accessibleBytes(mlir::Value buffer);
 

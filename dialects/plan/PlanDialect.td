@@ -27,9 +27,10 @@ class Plan_Enum<string name, string summary, list<I32EnumAttrCase> cases>
   let genSpecializedAttr = 0;
 }
 
-// The numbers are those of the enums of the same name in moeplan.fbs.
+// The numbers are those of the enums of the same name in moeplan.fbs; of a memory, those of Residency.
 def Plan_Memory : Plan_Enum<"Memory", "a memory", [
-    I32EnumAttrCase<"Host", 0, "host">, I32EnumAttrCase<"Device", 1, "device">]>;
+    I32EnumAttrCase<"Host", 0, "host">, I32EnumAttrCase<"Device", 1, "device">,
+    I32EnumAttrCase<"Pinned", 2, "pinned">]>;
 def Plan_MemoryAttr : EnumAttr<Plan_Dialect, Plan_Memory, "memory">;
 
 def Plan_Machine : Plan_Enum<"Machine", "what executes a kernel", [
@@ -70,6 +71,10 @@ def Plan_MissAttr : Plan_Attr<"Miss", "miss"> {
 def Plan_BufferType : TypeDef<Plan_Dialect, "Buffer"> {
   let mnemonic = "buffer";
   let summary = "bytes in one memory";
+  let description = [{
+    `pinned` is memory of the host that a device reaches, too: what both machines of a program in device
+    memory work on.
+  }];
   let parameters = (ins EnumParameter<Plan_Memory>:$memory);
   let assemblyFormat = "`<` $memory `>`";
 }

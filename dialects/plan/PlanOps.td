@@ -99,8 +99,9 @@ def Plan_ProgramOp : Plan_Op<"program", [Symbol, HasParent<"PlanOp">, NoTerminat
   let summary = "a straight line of commands that advances a session by up to max_tokens tokens";
   let description = [{
     `memory` is the memory of the device that runs the dispatches; `arena_bytes` is there once
-    `assign-arena` has given every `plan.alloc` its offset. `weight_bytes_per_token` counts the
-    weights that one token alone reads, with as many experts as are routed to.
+    `assign-arena` has given every `plan.alloc` its offset, `pinned_bytes` where some of them are
+    pinned. `weight_bytes_per_token` counts the weights that one token alone reads, with as many experts
+    as are routed to.
 
     Example:
     ```mlir
@@ -112,11 +113,13 @@ def Plan_ProgramOp : Plan_Op<"program", [Symbol, HasParent<"PlanOp">, NoTerminat
   let arguments = (ins SymbolNameAttr:$sym_name, Plan_ByteCount:$max_tokens,
                        Plan_MemoryAttr:$memory,
                        OptionalAttr<ConfinedAttr<I64Attr, [IntNonNegative]>>:$arena_bytes,
+                       OptionalAttr<Plan_ByteCount>:$pinned_bytes,
                        OptionalAttr<ConfinedAttr<I64Attr, [IntNonNegative]>>:$weight_bytes_per_token);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = [{
     $sym_name `max_tokens` $max_tokens `memory` `` $memory (`arena_bytes` $arena_bytes^)?
-    (`weight_bytes_per_token` $weight_bytes_per_token^)? attr-dict-with-keyword $body
+    (`pinned_bytes` $pinned_bytes^)? (`weight_bytes_per_token` $weight_bytes_per_token^)?
+    attr-dict-with-keyword $body
   }];
   let hasRegionVerifier = 1;
 }
@@ -126,7 +129,7 @@ def Plan_ProgramOp : Plan_Op<"program", [Symbol, HasParent<"PlanOp">, NoTerminat
 def Plan_AllocOp : Plan_Op<"alloc", [HasParent<"ProgramOp">]> {
   let summary = "scratch memory of the program";
   let description = [{
-    `offset` is its place in the program's arena, given by `assign-arena`.
+    `offset` is its place in the program's arena, of its memory, given by `assign-arena`.
 
     Example: `%x = plan.alloc 512 offset 64 : !plan.buffer<host>`
   }];
@@ -174,6 +177,10 @@ def Plan_DispatchOp : Plan_Op<"dispatch", [
     The grid has `tiles` tiles, or `tiles` per live token. Operands are in the order of the kernel's
     pointer parameters. Dispatches that no barrier separates may run at the same time.
 
+    In a program in device memory, dispatches of a CPU's kernels with nothing but barriers between them
+    are a piece of work for the host: it starts when everything before it is finished, runs beside what
+    follows, and is finished at the next `plan.join`.
+
     Example:
     ```mlir
     plan.dispatch @rms_norm_128 tiles 1 per_token (read %x, read %w, write %y)
@@ -203,13 +210,25 @@ def Plan_CopyOp : Plan_Op<"copy", [HasParent<"ProgramOp">]> {
 def Plan_BarrierOp : Plan_Op<"barrier", [HasParent<"ProgramOp">]> {
   let summary = "everything before it is finished before anything behind it starts";
   let description = [{
-    Two barriers in a row are one, and a barrier that nothing follows or precedes is none:
-    `canonicalize` removes what is too many.
+    Work for the host, in a program in device memory, has barriers of its own; what runs beside it does
+    not wait for it. Two barriers in a row are one, and a barrier that nothing follows or precedes is
+    none: `canonicalize` removes what is too many.
 
     Example: `plan.barrier`
   }];
   let assemblyFormat = "attr-dict";
   let hasCanonicalizeMethod = 1;
+}
+
+def Plan_JoinOp : Plan_Op<"join", [HasParent<"ProgramOp">]> {
+  let summary = "a barrier at which the work of the host is finished, too";
+  let description = [{
+    Only in programs in device memory.
+
+    Example: `plan.join`
+  }];
+  let assemblyFormat = "attr-dict";
+  let hasVerifier = 1;
 }
 
 #endif

@@ -79,7 +79,9 @@ Json describeProgram(const fb::Program &program) {
           {"weight_bytes_per_token", program.weight_bytes_per_token()},
           {"dispatches", count[fb::Command::Dispatch]},
           {"copies", count[fb::Command::Copy]},
-          {"barriers", count[fb::Command::Barrier]}};
+          {"barriers", count[fb::Command::Barrier]},
+          {"joins", count[fb::Command::Join]},
+          {"pinned_arena_bytes", program.pinned_arena_bytes()}};
 }
 
 /// "bf16", or "bf16/bf16/f32" (gate, up, down) where an expert's linears differ.

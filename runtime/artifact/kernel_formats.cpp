@@ -76,9 +76,9 @@ std::optional<int64_t> integerConstant(const fb::Kernel &kernel, std::string_vie
 std::optional<ExpertAccess> expertAccessOf(const fb::Kernel &kernel) {
   const ExpertKernel *known = findExpertKernel(kernel.implementation()->string_view());
   const std::optional<int64_t> formats = integerConstant(kernel, "formats");
-  if (!known || !formats)
+  if (!known || (known->readsAny() && !formats))
     return std::nullopt;
-  return ExpertAccess{known, static_cast<uint64_t>(*formats)};
+  return ExpertAccess{known, static_cast<uint64_t>(formats.value_or(0))};
 }
 
 Status checkKernelFormats(const fb::Artifact &artifact, const fb::Plan &plan) {

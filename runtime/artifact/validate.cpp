@@ -63,7 +63,8 @@ public:
       return corrupt("the tokenizer is not a tokenizer segment");
     const uint64_t used = (hasTokenizer ? 0 : kFeatureNoTokenizer) |
                           (artifact.synthetic_seed() ? kFeatureSyntheticWeights : 0) |
-                          (hasKernelsOf(artifact, fb::Machine::cuda) ? kFeatureDeviceKernels : 0);
+                          (hasKernelsOf(artifact, fb::Machine::cuda) ? kFeatureDeviceKernels : 0) |
+                          (givesHostWork ? kFeatureHostWork : 0);
     if (header.feature_bits != used)
       return corrupt("feature bits " + std::to_string(used) + " expected, the header has " +
                      std::to_string(header.feature_bits));
@@ -252,8 +253,12 @@ private:
   }
 
   Status checkProgram(const fb::Program &program, const Target &target) {
-    if (program.arena_bytes() > kMaxArenaBytes)
-      return corrupt("arena of " + std::to_string(program.arena_bytes()) + " bytes");
+    for (const uint64_t bytes : {program.arena_bytes(), program.pinned_arena_bytes()})
+      if (bytes > kMaxArenaBytes)
+        return corrupt("arena of " + std::to_string(bytes) + " bytes");
+    if (program.pinned_arena_bytes() > 0 && target.machine == fb::Machine::cpu)
+      return corrupt("a pinned arena, but there is no device");
+    givesHostWork |= program.pinned_arena_bytes() > 0;
     for (uint32_t i = 0; i < program.commands()->size(); ++i) {
       const void *command = program.commands()->Get(i);
       Status status;
@@ -265,6 +270,10 @@ private:
         status = checkCopy(program, target, *static_cast<const fb::Copy *>(command));
         break;
       case fb::Command::Barrier:
+        break;
+      case fb::Command::Join:
+        if (program.pinned_arena_bytes() == 0)
+          status = corrupt("waits for the host, which has no work");
         break;
       default:
         status = corrupt("unknown kind");
@@ -278,7 +287,10 @@ private:
                        const fb::Dispatch &dispatch) {
     if (dispatch.kernel() >= artifact.kernels()->size())
       return corrupt("no such kernel");
-    if (artifact.kernels()->Get(dispatch.kernel())->machine() != target.machine)
+    const fb::Machine machine = artifact.kernels()->Get(dispatch.kernel())->machine();
+    const bool onHost = machine != target.machine && machine == fb::Machine::cpu &&
+                        program.pinned_arena_bytes() > 0;
+    if (machine != target.machine && !onHost)
       return corrupt("its kernel is of another machine");
     if (!isAligned(*dispatch.bindings()))
       return corrupt("misaligned operands");
@@ -286,8 +298,12 @@ private:
       return corrupt("wrong number of operands");
     if (dispatch.tiles() == 0 || dispatch.tiles() > kMaxExtent)
       return corrupt("grid of " + std::to_string(dispatch.tiles()) + " tiles");
-    for (const fb::Binding *binding : *dispatch.bindings())
-      MOEPLAN_TRY(checkBinding(program, target, *binding));
+    for (const fb::Binding *binding : *dispatch.bindings()) {
+      if (onHost && binding->kind() != fb::BindingKind::pinned_arena &&
+          binding->kind() != fb::BindingKind::experts)
+        return corrupt("an operand is out of the host's reach");
+      MOEPLAN_TRY(checkBinding(program, onHost ? Target{machine} : target, *binding));
+    }
     return {};
   }
 
@@ -298,6 +314,9 @@ private:
       return corrupt("copies between different sizes");
     if (copy.target()->access() == fb::Access::read)
       return corrupt("copies to what is only read");
+    for (const fb::Binding *binding : {copy.source(), copy.target()})
+      if (binding->kind() == fb::BindingKind::pinned_arena)
+        return corrupt("copies what kernels reach where it is");
     return {};
   }
 
@@ -310,6 +329,10 @@ private:
     switch (binding.kind()) {
     case fb::BindingKind::arena:
       available = program.arena_bytes();
+      valid = binding.offset() % 64 == 0 && binding.bytes() > 0;
+      break;
+    case fb::BindingKind::pinned_arena:
+      available = program.pinned_arena_bytes();
       valid = binding.offset() % 64 == 0 && binding.bytes() > 0;
       break;
     case fb::BindingKind::segment:
@@ -356,6 +379,7 @@ private:
   const fb::Model &model;
   const ArtifactHeader &header;
   uint64_t segmentBytes; ///< of the file behind the segment base
+  bool givesHostWork = false;
 };
 
 } // namespace

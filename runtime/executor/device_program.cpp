@@ -1,5 +1,6 @@
 #include "runtime/executor/device_program.h"
 
+#include "runtime/artifact/kernel_formats.h"
 #include "runtime/artifact/kernel_libraries.h"
 
 #include <algorithm>
@@ -17,6 +18,13 @@ constexpr uint64_t kTokensOffset = (sizeof(moeplan_step) + 15) / 16 * 16;
 cuda::Pointer addressOf(const std::byte *pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
 constexpr uint64_t kCandidatesBytes = MOEPLAN_CANDIDATES * sizeof(moeplan_candidate);
+
+/// Whether a dispatch is followed through an expert table to weights: the slots of experts come
+/// behind the table then.
+bool readsExperts(const Artifact &artifact, const fb::Dispatch &dispatch) {
+  const auto access = expertAccessOf(*artifact.metadata().kernels()->Get(dispatch.kernel()));
+  return access && access->kernel->readsAny();
+}
 
 uint64_t inputBytes(uint32_t maxTokens) { return kTokensOffset + maxTokens * sizeof(int32_t); }
 uint64_t logitsBytes(uint64_t rows, uint32_t vocabSize) { return rows * vocabSize * sizeof(float); }
@@ -81,6 +89,13 @@ Status DeviceStep::runOneByOne(const DeviceProgram &program, const moeplan_step 
   CudaTimer clock(device_);
   std::vector<uint32_t> begin(program.numExperts_ + 1);
   for (const DeviceProgram::Command &command : program.commands_) {
+    if (command.kind == DeviceProgram::Kind::join)
+      continue;
+    if (command.work) {
+      MOEPLAN_CUDA(driver, streamSynchronize, stream_);
+      command.work->runOneByOne(observer, timer);
+      continue;
+    }
     MOEPLAN_TRY(clock.begin(stream_));
     MOEPLAN_TRY(program.launch(command, stream_));
     MOEPLAN_ASSIGN(const double seconds, clock.end(stream_));
@@ -91,7 +106,7 @@ Status DeviceStep::runOneByOne(const DeviceProgram &program, const moeplan_step 
     // As the CPU's kernels have them: tokens, or the table and where the slots of experts begin.
     std::vector<void *> operands{input_.data() + kTokensOffset, nullptr, begin.data()};
     const auto &bindings = *command.dispatch->bindings();
-    for (uint32_t i = 0; i < bindings.size(); ++i)
+    for (uint32_t i = 0; command.readsExperts && i < bindings.size(); ++i)
       if (bindings.Get(i)->kind() == fb::BindingKind::experts) {
         operands[1] = const_cast<moeplan_expert *>(table + uint64_t(bindings.Get(i)->index()) *
                                                                program.numExperts_);
@@ -130,55 +145,87 @@ Status DeviceStep::fetchLogits(const moeplan_step &step, float *logits) {
 
 Result<DeviceProgram> DeviceProgram::bind(const Artifact &artifact, const fb::Program &program,
                                           CudaKernels &kernels, DeviceStep &step,
-                                          const ProgramMemory &memory) {
+                                          const ProgramMemory &memory, const HostSide &host) {
+  ProgramMemory onDevice = memory;
+  onDevice.tokens = reinterpret_cast<int32_t *>(step.deviceInput_.data() + kTokensOffset);
+  const Source source{artifact, program, kernels, step, onDevice, host};
   DeviceProgram bound;
   bound.device_ = &step.device_;
   bound.maxTokens_ = program.max_tokens();
+  bound.numExperts_ = artifact.model().num_experts();
   const auto make = [&]() -> Status {
-    MOEPLAN_TRY(bound.resolve(artifact, program, kernels, step, memory));
+    MOEPLAN_TRY(bound.resolve(source));
     return bound.capture(step);
   };
   MOEPLAN_TRY(make().withContext("program '" + program.name()->str() + "'"));
   return bound;
 }
 
-Status DeviceProgram::resolve(const Artifact &artifact, const fb::Program &program,
-                              CudaKernels &kernels, DeviceStep &step, const ProgramMemory &memory) {
-  std::byte *input = step.deviceInput_.data();
-  ProgramMemory onDevice = memory;
-  onDevice.tokens = reinterpret_cast<int32_t *>(input + kTokensOffset);
-  const auto operandOf = [&](const fb::Binding &binding) {
-    const std::byte *base = binding.kind() == fb::BindingKind::logits ? step.deviceLogits_.data()
-                            : binding.kind() == fb::BindingKind::candidates
-                                ? step.deviceCandidates_.data()
-                                : onDevice.baseOf(artifact, binding);
-    return addressOf(base) + binding.offset();
+cuda::Pointer DeviceProgram::operandOf(const Source &source, const fb::Binding &binding) {
+  const DeviceStep &step = source.step;
+  const std::byte *base = binding.kind() == fb::BindingKind::logits ? step.deviceLogits_.data()
+                          : binding.kind() == fb::BindingKind::candidates
+                              ? step.deviceCandidates_.data()
+                              : source.memory.baseOf(source.artifact, binding);
+  return addressOf(base) + binding.offset();
+}
+
+Result<DeviceProgram::Command> DeviceProgram::resolveDispatch(const Source &source,
+                                                              const fb::Dispatch &dispatch) const {
+  Command command;
+  MOEPLAN_ASSIGN(command.function, source.kernels.function(dispatch.kernel()));
+  command.operands.push_back(addressOf(source.step.deviceInput_.data()));
+  for (const fb::Binding *binding : *dispatch.bindings())
+    command.operands.push_back(operandOf(source, *binding));
+  const CudaLaunch launch =
+      cudaLaunchOf(*source.artifact.metadata().kernels()->Get(dispatch.kernel()));
+  command.tiles = dispatch.tiles();
+  command.rows = dispatch.per_token() ? maxTokens_ : 1;
+  command.threads = launch.threads;
+  command.sharedBytes = launch.sharedBytes;
+  command.dispatch = &dispatch;
+  command.readsExperts = readsExperts(source.artifact, dispatch);
+  return command;
+}
+
+Status DeviceProgram::resolve(const Source &source) {
+  const fb::Program &program = source.program;
+  const auto &kernels = *source.artifact.metadata().kernels();
+  const auto kindOf = [&](uint32_t i) { return program.commands_type()->GetEnum<fb::Command>(i); };
+  const auto isForHost = [&](uint32_t i) {
+    return kindOf(i) == fb::Command::Dispatch &&
+           kernels.Get(program.commands()->GetAs<fb::Dispatch>(i)->kernel())->machine() ==
+               fb::Machine::cpu;
   };
-  numExperts_ = artifact.model().num_experts();
   for (uint32_t i = 0; i < program.commands()->size(); ++i) {
     Command command;
-    switch (program.commands_type()->GetEnum<fb::Command>(i)) {
-    case fb::Command::Dispatch: {
-      const auto *dispatch = program.commands()->GetAs<fb::Dispatch>(i);
-      MOEPLAN_ASSIGN(command.function, kernels.function(dispatch->kernel()));
-      command.operands.push_back(addressOf(input));
-      for (const fb::Binding *binding : *dispatch->bindings())
-        command.operands.push_back(operandOf(*binding));
-      const CudaLaunch launch =
-          cudaLaunchOf(*artifact.metadata().kernels()->Get(dispatch->kernel()));
-      command.tiles = dispatch->tiles();
-      command.rows = dispatch->per_token() ? maxTokens_ : 1;
-      command.threads = launch.threads;
-      command.sharedBytes = launch.sharedBytes;
-      command.dispatch = dispatch;
+    switch (kindOf(i)) {
+    case fb::Command::Dispatch:
+      if (isForHost(i)) {
+        uint32_t end = i + 1;
+        while (end < program.commands()->size() &&
+               (isForHost(end) || kindOf(end) == fb::Command::Barrier))
+          ++end;
+        command.kind = Kind::hostWork;
+        MOEPLAN_ASSIGN(command.work, HostWork::bind(source.artifact, program, {i, end}, source.host,
+                                                    reinterpret_cast<const moeplan_step *>(
+                                                        source.step.input_.data())));
+        i = end - 1;
+      } else {
+        MOEPLAN_ASSIGN(command,
+                       resolveDispatch(source, *program.commands()->GetAs<fb::Dispatch>(i)));
+      }
       break;
-    }
     case fb::Command::Copy: {
       const auto *copy = program.commands()->GetAs<fb::Copy>(i);
-      command.operands = {operandOf(*copy->target()), operandOf(*copy->source())};
+      command.kind = Kind::copy;
+      command.operands = {operandOf(source, *copy->target()), operandOf(source, *copy->source())};
       command.copyBytes = copy->source()->bytes();
       break;
     }
+    case fb::Command::Join:
+      command.kind = Kind::join;
+      break;
     default: // a barrier: commands of a stream run in their order
       continue;
     }
@@ -189,7 +236,7 @@ Status DeviceProgram::resolve(const Artifact &artifact, const fb::Program &progr
 
 Status DeviceProgram::launch(const Command &command, cuda::Stream stream) const {
   const cuda::Driver &driver = device_->driver();
-  if (!command.function)
+  if (command.kind == Kind::copy)
     return driver.check(driver.copyOnDeviceAsync(command.operands[0], command.operands[1],
                                                  command.copyBytes, stream),
                         "copyOnDeviceAsync");
@@ -202,19 +249,72 @@ Status DeviceProgram::launch(const Command &command, cuda::Stream stream) const 
                       "launchKernel");
 }
 
+/// Streams that are recorded: of the device's commands, and of the host's work beside them. Not the
+/// session's, which runs another plan meanwhile.
+class DeviceProgram::Capture {
+public:
+  explicit Capture(const CudaDevice &device) : driver_(device.driver()) {}
+  ~Capture() {
+    for (const cuda::Event event : {forked_, done_})
+      if (event)
+        driver_.eventDestroy(event);
+    for (const cuda::Stream stream : {host_, stream_})
+      if (stream)
+        driver_.streamDestroy(stream);
+  }
+  Capture(const Capture &) = delete;
+  Capture &operator=(const Capture &) = delete;
+
+  cuda::Stream stream() const { return stream_; }
+  Status create(bool withHost) {
+    MOEPLAN_CUDA(driver_, streamCreate, &stream_, cuda::kStreamNonBlocking);
+    if (!withHost)
+      return {};
+    MOEPLAN_CUDA(driver_, streamCreate, &host_, cuda::kStreamNonBlocking);
+    MOEPLAN_CUDA(driver_, eventCreate, &forked_, cuda::kEventDisableTiming);
+    MOEPLAN_CUDA(driver_, eventCreate, &done_, cuda::kEventDisableTiming);
+    return {};
+  }
+  Status fork(HostWork &work) {
+    MOEPLAN_CUDA(driver_, eventRecord, forked_, stream_);
+    MOEPLAN_CUDA(driver_, streamWaitEvent, host_, forked_, 0);
+    MOEPLAN_CUDA(
+        driver_, launchHostFunction, host_,
+        [](void *argument) { static_cast<HostWork *>(argument)->run(); }, &work);
+    MOEPLAN_CUDA(driver_, eventRecord, done_, host_);
+    hasForked_ = true;
+    return {};
+  }
+  Status join() {
+    if (std::exchange(hasForked_, false))
+      MOEPLAN_CUDA(driver_, streamWaitEvent, stream_, done_, 0);
+    return {};
+  }
+
+private:
+  const cuda::Driver &driver_;
+  cuda::Stream stream_ = nullptr, host_ = nullptr;
+  cuda::Event forked_ = nullptr, done_ = nullptr;
+  bool hasForked_ = false;
+};
+
 Status DeviceProgram::capture(DeviceStep &step) {
   const cuda::Driver &driver = device_->driver();
-  // Not the session's, which runs another plan meanwhile.
-  cuda::Stream stream = nullptr;
+  MOEPLAN_TRY(device_->use());
+  Capture capture(*device_);
+  MOEPLAN_TRY(capture.create(std::any_of(commands_.begin(), commands_.end(), [](const Command &c) {
+    return c.kind == Kind::hostWork;
+  })));
+  const cuda::Stream stream = capture.stream();
   const auto record = [&]() -> Status {
     MOEPLAN_CUDA(driver, copyToDeviceAsync, addressOf(step.deviceInput_.data()), step.input_.data(),
                  inputBytes(maxTokens_), stream);
     for (const Command &command : commands_)
-      MOEPLAN_TRY(launch(command, stream));
-    return {};
+      MOEPLAN_TRY(command.kind == Kind::hostWork ? capture.fork(*command.work)
+                  : command.kind == Kind::join   ? capture.join()
+                                                 : launch(command, stream));
+    return capture.join();
   };
-  MOEPLAN_TRY(device_->use());
-  MOEPLAN_CUDA(driver, streamCreate, &stream, cuda::kStreamNonBlocking);
   cuda::Graph graph = nullptr;
   Status status = driver.check(driver.streamBeginCapture(stream, cuda::kCaptureThreadLocal),
                                "streamBeginCapture");
@@ -224,7 +324,6 @@ Status DeviceProgram::capture(DeviceStep &step) {
     if (status.ok())
       status = std::move(ended);
   }
-  driver.streamDestroy(stream);
   if (status.ok())
     status = driver.check(driver.graphInstantiate(&graph_, graph, 0), "graphInstantiate");
   if (graph)

@@ -5,6 +5,7 @@
 #include "kernel_abi.h"
 #include "runtime/device/cuda/kernels.h"
 #include "runtime/executor/executor.h"
+#include "runtime/executor/host_work.h"
 
 #include <memory>
 #include <span>
@@ -65,14 +66,15 @@ private:
   static constexpr uint32_t kLogitsRows = 8;
 };
 
-/// One program as a graph that is ready to be launched.
+/// One program as a graph that is ready to be launched. What the host does is a node of it, beside
+/// those of the device.
 class DeviceProgram {
 public:
   /// `memory` as for BoundProgram, with addresses on the device; its `tokens` are not used. `step`
   /// and `kernels` must outlive the program. Errors: those of the driver, naming the program.
   static Result<DeviceProgram> bind(const Artifact &artifact, const fb::Program &program,
                                     CudaKernels &kernels, DeviceStep &step,
-                                    const ProgramMemory &memory);
+                                    const ProgramMemory &memory, const HostSide &host);
   ~DeviceProgram();
   DeviceProgram(DeviceProgram &&other) noexcept;
   DeviceProgram &operator=(DeviceProgram &&other) noexcept;
@@ -83,16 +85,30 @@ private:
   friend class DeviceStep;
   DeviceProgram() = default;
 
-  /// A kernel, or a copy where `function` is null (operands: target, source).
+  enum class Kind { kernel, copy, hostWork, join };
   struct Command {
+    Kind kind = Kind::kernel;
     cuda::Function function = nullptr;
     uint32_t tiles = 0, rows = 1, threads = 0, sharedBytes = 0;
     uint64_t copyBytes = 0;
-    std::vector<cuda::Pointer> operands; ///< of a kernel: the step first
-    const fb::Dispatch *dispatch = nullptr;
+    std::vector<cuda::Pointer> operands; ///< of a kernel: the step first; of a copy: target, source
+    const fb::Dispatch *dispatch = nullptr; ///< of a kernel
+    bool readsExperts = false;
+    std::unique_ptr<HostWork> work;
   };
-  Status resolve(const Artifact &artifact, const fb::Program &program, CudaKernels &kernels,
-                 DeviceStep &step, const ProgramMemory &memory);
+  /// What is bound, and the device's place for it.
+  struct Source {
+    const Artifact &artifact;
+    const fb::Program &program;
+    CudaKernels &kernels;
+    DeviceStep &step;
+    const ProgramMemory &memory;
+    const HostSide &host;
+  };
+  class Capture;
+  Status resolve(const Source &source);
+  Result<Command> resolveDispatch(const Source &source, const fb::Dispatch &dispatch) const;
+  static cuda::Pointer operandOf(const Source &source, const fb::Binding &binding);
   Status launch(const Command &command, cuda::Stream stream) const;
   Status capture(DeviceStep &step);
 

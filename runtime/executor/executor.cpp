@@ -44,6 +44,8 @@ const std::byte *ProgramMemory::baseOf(const Artifact &artifact, const fb::Bindi
     return reinterpret_cast<const std::byte *>(tokens);
   case fb::BindingKind::expert_slots:
     return expertSlots + layer * sizeof(moeplan_expert_slots);
+  case fb::BindingKind::pinned_arena:
+    return pinnedArena;
   case fb::BindingKind::logits:
   case fb::BindingKind::candidates:
     break;
@@ -52,6 +54,13 @@ const std::byte *ProgramMemory::baseOf(const Artifact &artifact, const fb::Bindi
 }
 
 Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Program &program,
+                                        const std::vector<moeplan_kernel_fn> &kernels,
+                                        const ProgramMemory &memory) {
+  return bind(artifact, program, {0, program.commands()->size()}, kernels, memory);
+}
+
+Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Program &program,
+                                        CommandRange range,
                                         const std::vector<moeplan_kernel_fn> &kernels,
                                         const ProgramMemory &memory) {
   BoundProgram bound;
@@ -70,7 +79,7 @@ Result<BoundProgram> BoundProgram::bind(const Artifact &artifact, const fb::Prog
     const auto begin = std::exchange(phaseBegin, static_cast<uint32_t>(bound.commands_.size()));
     return bound.addPhase(begin, phaseBegin);
   };
-  for (uint32_t i = 0; i < program.commands()->size(); ++i) {
+  for (uint32_t i = range.begin; i < range.end; ++i) {
     const auto firstOperand = static_cast<uint32_t>(bound.operands_.size());
     switch (program.commands_type()->GetEnum<fb::Command>(i)) {
     case fb::Command::Dispatch: {
@@ -122,6 +131,18 @@ void BoundProgram::findExpertSections(const Artifact &artifact) {
       sections_.push_back(*section);
     }
   }
+}
+
+std::span<const uint32_t> BoundProgram::slotsOf(const ExpertSection &section) const {
+  const uint32_t firstOperand = commands_[section.firstCommand].firstOperand;
+  return {static_cast<const uint32_t *>(operands_[firstOperand + kBeginOperand]),
+          maskedBegin_.size()};
+}
+
+bool BoundProgram::hasWork() const {
+  return sections_.empty() ||
+         std::any_of(sections_.begin(), sections_.end(),
+                     [&](const ExpertSection &section) { return slotsOf(section).back() > 0; });
 }
 
 Status BoundProgram::addPhase(uint32_t begin, uint32_t end) {
@@ -183,9 +204,7 @@ template <typename Run>
 void BoundProgram::runSection(const ExpertSection &section, ExpertSource &source, Run &&run) {
   const auto numExperts = static_cast<uint32_t>(maskedBegin_.size() - 1);
   // All dispatches of the section are told of the same slots.
-  const uint32_t firstOperand = commands_[section.firstCommand].firstOperand;
-  const std::span<const uint32_t> begin(
-      static_cast<const uint32_t *>(operands_[firstOperand + kBeginOperand]), numExperts + 1);
+  const std::span<const uint32_t> begin = slotsOf(section);
   auto tellSlots = [&](const uint32_t *slots) {
     for (uint32_t p = section.begin; p < section.end; ++p)
       for (uint32_t i = phases_[p].begin; i < phases_[p].end; ++i)

@@ -23,6 +23,8 @@ struct ProgramMemory {
   const moeplan_expert *experts = nullptr; ///< [num_layers * num_experts]
   int32_t *tokens = nullptr;               ///< [max_tokens]
   const std::byte *expertSlots = nullptr;  ///< moeplan_expert_slots [num_layers], on a device
+  /// At least the program's pinned_arena_bytes, as the machine that reads it sees it.
+  const std::byte *pinnedArena = nullptr;
   /// Where a weight segment is; empty: where the artifact has it.
   std::function<const std::byte *(uint32_t segment)> weight = {};
 
@@ -65,6 +67,11 @@ public:
   virtual void finish() = 0;
 };
 
+/// Commands of a program.
+struct CommandRange {
+  uint32_t begin, end;
+};
+
 /// One program with every operand resolved to an address and every kernel to its code. Built once
 /// per session; running it allocates nothing.
 class BoundProgram {
@@ -73,8 +80,17 @@ public:
   static Result<BoundProgram> bind(const Artifact &artifact, const fb::Program &program,
                                    const std::vector<moeplan_kernel_fn> &kernels,
                                    const ProgramMemory &memory);
+  /// Of some of its commands.
+  static Result<BoundProgram> bind(const Artifact &artifact, const fb::Program &program,
+                                   CommandRange range,
+                                   const std::vector<moeplan_kernel_fn> &kernels,
+                                   const ProgramMemory &memory);
 
   uint32_t maxTokens() const { return maxTokens_; }
+
+  /// False where the commands are about experts and no token is routed to any, the routing having
+  /// been made before they run.
+  bool hasWork() const;
 
   /// Runs the program for `step`. Row r of the logits, for step.logits_begin <= r <
   /// step.token_count, goes to logits + (r - step.logits_begin) * vocab_size; no other is touched.
@@ -120,6 +136,8 @@ private:
 
   Status addPhase(uint32_t begin, uint32_t end);
   void findExpertSections(const Artifact &artifact);
+  /// [num_experts + 1]: where the slots of each expert begin.
+  std::span<const uint32_t> slotsOf(const ExpertSection &section) const;
   /// run(begin, end) for phases in their order, those of experts once `source` has prepared them.
   template <typename Run> void runPhases(ExpertSource *source, Run &&run);
   template <typename Run>

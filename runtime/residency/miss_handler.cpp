@@ -36,6 +36,11 @@ uint64_t slotCountOf(const Residency &residency, const fb::Plan &plan) {
   }
 }
 
+/// Of a token's activations, there and back.
+uint64_t tokenBytesOf(const Residency &residency) {
+  return 2 * sizeof(float) * uint64_t(residency.artifact().model().hidden_size());
+}
+
 } // namespace
 
 SlotLayout slotLayoutOf(const Residency &residency, const fb::Plan &plan) {
@@ -50,8 +55,7 @@ SlotLayout slotLayoutOf(const Residency &residency, const fb::Plan &plan) {
 MissHandler::MissHandler(Residency &residency, const fb::Plan &plan,
                          std::span<moeplan_expert> table)
     : residency_(residency), plan_(plan), table_(table), strategy_(plan.miss_strategy()),
-      numExperts_(residency.artifact().model().num_experts()),
-      tokenBytes_(2 * sizeof(float) * uint64_t(residency.artifact().model().hidden_size())),
+      numExperts_(residency.artifact().model().num_experts()), tokenBytes_(tokenBytesOf(residency)),
       onDevice_(table.size(), 1), missesIn_(residency.artifact().model().num_layers()) {}
 
 Result<std::unique_ptr<MissHandler>> MissHandler::create(Residency &residency, const fb::Plan &plan,
@@ -188,6 +192,17 @@ uint32_t MissHandler::prepare(uint32_t layer, std::span<const uint32_t> begin, u
 
 void MissHandler::finish() {
   (void)residency_.device().finish(reading_); // reads of kernels, which do not fail
+}
+
+HostMisses::HostMisses(Residency &residency)
+    : counters_(residency.counters()), tokenBytes_(tokenBytesOf(residency)) {}
+
+uint32_t HostMisses::prepare(uint32_t, std::span<const uint32_t> begin, uint32_t, bool) {
+  const auto numExperts = static_cast<uint32_t>(begin.size() - 1);
+  for (uint32_t expert = 0; expert < numExperts; ++expert)
+    counters_.misses += begin[expert + 1] > begin[expert];
+  counters_.missBytes += begin.back() * tokenBytes_;
+  return numExperts;
 }
 
 } // namespace moeplan

@@ -73,4 +73,20 @@ private:
   Device::Transfer reading_;
 };
 
+/// Counts the experts that the host computes for a cuda device: which rows of its table are for the
+/// host is known on the device.
+class HostMisses : public ExpertSource {
+public:
+  explicit HostMisses(Residency &residency);
+
+  bool hasMisses(uint32_t) const override { return true; }
+  uint32_t prepare(uint32_t layer, std::span<const uint32_t> begin, uint32_t first,
+                   bool undivided) override;
+  void finish() override {}
+
+private:
+  ResidencyCounters &counters_;
+  uint64_t tokenBytes_; ///< of a token's activations, there and back
+};
+
 } // namespace moeplan

@@ -40,7 +40,7 @@ const std::byte *Residency::address(Held held) const {
                                             : entry(held).memory.data();
 }
 
-const std::byte *Residency::hostBytes(Held held) const {
+const std::byte *Residency::hostAddress(Held held) const {
   if (held.memory == fb::Residency::device)
     return device_.cuda() ? nullptr : address(held);
   const std::lock_guard lock(mutex_);
@@ -216,7 +216,7 @@ bool Residency::isIntact(Held held) const {
   const uint64_t bytes = bytesOf(held.segment);
   const uint64_t checksum =
       artifact_.metadata().segments()->Get(held.segment)->extent()->checksum();
-  if (const std::byte *data = hostBytes(held))
+  if (const std::byte *data = hostAddress(held))
     return XXH3_64bits(data, bytes) == checksum;
   const std::byte *data = address(held);
   if (!data)
@@ -236,7 +236,7 @@ Status Residency::repair(Held held) {
   const std::lock_guard oneAtATime(stagingMutex_);
   // The mapped file of a host without copies is only read again.
   const bool copied = held.memory == fb::Residency::device || device_.cuda();
-  const std::byte *host = copied ? hostBytes(held) : nullptr;
+  const std::byte *host = copied ? hostAddress(held) : nullptr;
   auto *target = const_cast<std::byte *>(host ? host : address(held));
   Status status = copyParts(held, copied ? target : nullptr, {});
   Status finished = device_.finish(std::exchange(copying_, {}));

@@ -64,6 +64,9 @@ public:
   /// Where kernels read a weight; it has to be held where that is in the device's memory, or by a
   /// cuda device.
   const std::byte *address(Held held) const;
+  /// Where the CPU reads a weight that is held in the host's memory, or nowhere; null where it is
+  /// in the memory of a cuda device.
+  const std::byte *hostAddress(Held held) const;
   /// A plan that was made for no device has everything in the memory of a cuda device: that cannot
   /// run it from where it is mapped.
   PlanWeights weightsOf(const fb::Plan &plan) const {
@@ -100,8 +103,6 @@ private:
   Status bringIn(Held held, const Staging &staging, Entry &entry);
   Status copyParts(Held held, std::byte *target, const Staging &staging);
   Status generateParts(Held held, std::byte *target, const Staging &staging);
-  /// Where the host keeps the bytes that kernels read; null where they are in the device's memory.
-  const std::byte *hostBytes(Held held) const;
   void releaseSource(uint32_t segment);
   void rest(Clock::duration worked, double share);
   Status checkSum(uint32_t segment, uint64_t digest) const;

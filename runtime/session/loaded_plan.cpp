@@ -18,6 +18,14 @@ uint64_t arenaBytesOf(const fb::Plan &plan, bool onCuda) {
   return bytes;
 }
 
+/// 0: the plan's programs for a device give the host nothing to do.
+uint64_t pinnedArenaBytesOf(const fb::Plan &plan) {
+  uint64_t bytes = 0;
+  for (const fb::Program *program : *plan.device_programs())
+    bytes = std::max(bytes, program->pinned_arena_bytes());
+  return bytes;
+}
+
 } // namespace
 
 uint64_t workingBytes(const Residency &residency, const fb::Plan &plan) {
@@ -146,7 +154,22 @@ Status LoadedPlan::tellDevice(uint32_t expert, bool onHost) {
   if (slots_)
     MOEPLAN_TRY(slots_->setHomes(expert, std::span(&row, 1)));
   table_[expert] = row;
+  tellHost(expert);
   return {};
+}
+
+void LoadedPlan::tellHost(uint32_t expert) {
+  if (hostTable_.empty())
+    return;
+  moeplan_expert &row = hostTable_[expert] = table_[expert];
+  const auto [w1, w3, w2] = weights_.experts[expert];
+  const auto addressOf = [&](const Held &held) -> const std::byte * {
+    return row.on_host ? backend_.residency().hostAddress({held.segment, fb::Residency::host})
+                       : nullptr; // nothing that it is given to compute
+  };
+  row.w1 = addressOf(w1);
+  row.w3 = addressOf(w3);
+  row.w2 = addressOf(w2);
 }
 
 Status LoadedPlan::acquireOnHost(uint32_t expert) {
@@ -157,6 +180,13 @@ Status LoadedPlan::acquireOnHost(uint32_t expert) {
 }
 
 Status LoadedPlan::bindDevicePrograms() {
+  if (const uint64_t bytes = pinnedArenaBytesOf(plan_)) {
+    MOEPLAN_ASSIGN(pinnedArena_, backend_.device().cuda()->allocatePinned(bytes));
+    hostTable_.resize(table_.size());
+    for (uint32_t expert = 0; expert < table_.size(); ++expert)
+      tellHost(expert);
+    hostMisses_ = std::make_unique<HostMisses>(backend_.residency());
+  }
   const fb::Residency dense =
       weights_.dense.empty() ? fb::Residency::device : weights_.dense.front().memory;
   ProgramMemory memory{.arena = deviceArena_.data(),
@@ -164,13 +194,16 @@ Status LoadedPlan::bindDevicePrograms() {
                        .values = memory_.values,
                        .kvLayerBytes = memory_.kvLayerBytes,
                        .experts = reinterpret_cast<const moeplan_expert *>(deviceTable_.data()),
-                       .expertSlots = slots_ ? slots_->onDevice() : nullptr};
+                       .expertSlots = slots_ ? slots_->onDevice() : nullptr,
+                       .pinnedArena = pinnedArena_.onDevice()};
   memory.weight = [&](uint32_t segment) { return address({segment, dense}); };
+  const HostSide host{&backend_.kernels(), memory_.pool, pinnedArena_.data(), hostTable_.data(),
+                      hostMisses_.get()};
   std::vector<DeviceProgram> programs;
   for (const fb::Program *program : *plan_.device_programs()) {
     MOEPLAN_ASSIGN(DeviceProgram bound,
                    DeviceProgram::bind(backend_.artifact(), *program, *backend_.cudaKernels(),
-                                       *memory_.step, memory));
+                                       *memory_.step, memory, host));
     programs.push_back(std::move(bound));
   }
   devicePrograms_ = std::move(programs);

@@ -28,6 +28,7 @@ struct SessionMemory {
   uint64_t kvLayerBytes = 0;
   int32_t *tokens = nullptr;  ///< [the most tokens of any program of the artifact]
   DeviceStep *step = nullptr; ///< null: programs run on the CPU
+  ThreadPool *pool = nullptr; ///< for what a device's programs give the host to do
 };
 
 /// Where a plan finds its weights.
@@ -93,6 +94,7 @@ private:
   moeplan_expert rowOf(uint32_t expert, bool onHost) const;
   /// Writes the row of an expert where a cuda device reads it, too.
   Status tellDevice(uint32_t expert, bool onHost);
+  void tellHost(uint32_t expert);
   Status acquireOnHost(uint32_t expert);
 
   Backend &backend_;
@@ -111,6 +113,9 @@ private:
   std::vector<BoundProgram> programs_;
   DeviceMemory deviceTable_;           ///< a cuda device's copy of table_, which fetching changes
   std::unique_ptr<ExpertSlots> slots_; ///< null where the device fetches nothing
+  PinnedMemory pinnedArena_;           ///< for work that the device's programs give the host
+  std::vector<moeplan_expert> hostTable_; ///< the host's own for that, which no kernel changes
+  std::unique_ptr<HostMisses> hostMisses_;
   std::vector<DeviceProgram> devicePrograms_;
 };
 

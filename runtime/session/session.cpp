@@ -146,8 +146,11 @@ Status Session::allocate(Sourcing sourcing) {
 
 SessionMemory Session::memory() {
   return {keys_.data() ? keys_.data() : hostKeys_.data(),
-          values_.data() ? values_.data() : hostValues_.data(), kvLayerBytes_, tokens_.data(),
-          step_.get()};
+          values_.data() ? values_.data() : hostValues_.data(),
+          kvLayerBytes_,
+          tokens_.data(),
+          step_.get(),
+          &pool_};
 }
 
 void Session::use(std::unique_ptr<LoadedPlan> plan) {

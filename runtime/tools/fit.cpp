@@ -6,6 +6,7 @@
 #include "runtime/tools/control.h"
 #include "runtime/tools/rates.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace moeplan::tools {
@@ -15,8 +16,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char *footer =
     R"(Nothing of the weights is loaded. The speed is a bound: the weights of one token at the
-rate at which this machine reads memory, those of experts on the host at that of the link.
-Exits with 1 where no plan fits.
+rate at which this machine reads memory, those of experts on the host at that of the link, or
+of the CPU that computes them beside the GPU. Exits with 1 where no plan fits.
 
 Example:
   moeplan fit model.moeplan --context 8192
@@ -28,24 +29,36 @@ struct Options {
   bool json = false;
 };
 
-/// Bytes per second of the memory that the device computes from, and of the way from the host to it
-/// (0: the same memory).
+/// Bytes per second of the memory that the device computes from, of the way from the host to it
+/// (0: the same memory), and of the CPU in the host's memory.
 struct Rates {
-  double memory = 0, link = 0;
+  double memory = 0, link = 0, host = 0;
+  bool isGpu = false;
 };
 
-Rates measure(const Options &options, moeplan_runtime &runtime) {
+bool isComputedOnHost(const Json &plan) { return plan["miss_strategy"] == "host_compute"; }
+
+Rates measure(const Options &options, moeplan_runtime &runtime, const Json &plans) {
   const RateMeter meter(options.device, runtime, availablePhysicalCores());
-  return {meter.readBandwidth(), meter.isGpu()
-                                     ? meter.linkBandwidth()
-                                     : moeplan_runtime_memory_counters(&runtime).copy_bandwidth};
+  if (!meter.isGpu()) {
+    const double memory = meter.readBandwidth();
+    return {memory, moeplan_runtime_memory_counters(&runtime).copy_bandwidth, memory};
+  }
+  const bool computes = std::any_of(plans.begin(), plans.end(), isComputedOnHost);
+  return {meter.readBandwidth(), meter.linkBandwidth(), computes ? meter.hostReadBandwidth() : 0,
+          true};
 }
 
-/// At which experts on the host are read: an emulated device computes with them there, if the plan
-/// says so.
-double awayRate(const Options &options, const Json &plan, const Rates &rates) {
-  const bool there = plan["miss_strategy"] == "host_compute" && options.device.starts_with("emu");
-  return there || rates.link == 0 ? rates.memory : rates.link;
+/// That the weights of a token take at least. What the CPU computes for a GPU, it computes beside
+/// it.
+double secondsOf(const Json &plan, const Rates &rates) {
+  const double own = plan["bytes_per_token"].get<double>() / rates.memory;
+  const double away = plan["host_bytes_per_token"];
+  if (away == 0)
+    return own;
+  if (isComputedOnHost(plan))
+    return rates.isGpu ? std::max(own, away / rates.host) : own + away / rates.host;
+  return own + away / (rates.link == 0 ? rates.memory : rates.link);
 }
 
 /// "-" where the plan does not run.
@@ -90,16 +103,15 @@ void execute(const Options &options) {
   check(moeplan_runtime_fit(&control.runtime(), &session, &described));
   const Owned<char> owner(described);
   Json fit = Json::parse(described);
-  const Rates rates = measure(options, control.runtime());
+  const Rates rates = measure(options, control.runtime(), fit["plans"]);
   fit["bytes_per_second"] = rates.memory;
   fit["host_bytes_per_second"] = rates.link;
+  fit["host_read_bytes_per_second"] = rates.host > 0 ? Json(rates.host) : Json();
   bool any = false;
   for (Json &plan : fit["plans"]) {
     any = any || plan["fits"].get<bool>();
     plan["tokens_per_second_at_most"] = nullptr;
-    const double bytes = plan["bytes_per_token"], away = plan["host_bytes_per_token"];
-    const double seconds = bytes / rates.memory + away / awayRate(options, plan, rates);
-    if (seconds > 0)
+    if (const double seconds = secondsOf(plan, rates); seconds > 0)
       plan["tokens_per_second_at_most"] = 1 / seconds;
   }
   if (options.json)

@@ -167,6 +167,12 @@ std::string printPrediction(const Json &prediction) {
   return empty ? text : text + table.print(4);
 }
 
+std::string arenaOf(const Json &program) {
+  const Json &pinned = program.at("pinned_arena_bytes");
+  return bytesOf(program.at("arena_bytes")) +
+         (pinned == 0 ? "" : " and " + bytesOf(pinned) + " pinned");
+}
+
 std::string printPlans(const Json &plans) {
   std::string text;
   for (const Json &plan : plans) {
@@ -182,8 +188,7 @@ std::string printPlans(const Json &plans) {
                  ">barriers"});
     for (const char *list : {"programs", "device_programs"})
       for (const Json &program : plan.at(list))
-        table.add({plain(program.at("name")), plain(program.at("max_tokens")),
-                   bytesOf(program.at("arena_bytes")),
+        table.add({plain(program.at("name")), plain(program.at("max_tokens")), arenaOf(program),
                    bytesOf(program.at("weight_bytes_per_token")), plain(program.at("dispatches")),
                    plain(program.at("copies")), plain(program.at("barriers"))});
     text += table.print(4);

@@ -13,11 +13,18 @@ constexpr uint32_t peakRepetitions = 5;
 } // namespace
 
 double RateMeter::readBandwidth() const {
+  if (!isGpu_)
+    return hostReadBandwidth();
   double bytesPerSecond = 0;
-  check(isGpu_ ? moeplan_runtime_measure_device_bandwidth(&runtime_, gpuBufferBytes,
-                                                          bandwidthRepetitions, &bytesPerSecond)
-               : moeplan_measure_read_bandwidth(threads_, hostBufferBytes, bandwidthRepetitions,
-                                                &bytesPerSecond));
+  check(moeplan_runtime_measure_device_bandwidth(&runtime_, gpuBufferBytes, bandwidthRepetitions,
+                                                 &bytesPerSecond));
+  return bytesPerSecond;
+}
+
+double RateMeter::hostReadBandwidth() const {
+  double bytesPerSecond = 0;
+  check(moeplan_measure_read_bandwidth(threads_, hostBufferBytes, bandwidthRepetitions,
+                                       &bytesPerSecond));
   return bytesPerSecond;
 }
 

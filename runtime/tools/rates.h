@@ -18,6 +18,8 @@ public:
   bool isGpu() const { return isGpu_; }
   /// Bytes per second of the memory that the device computes from.
   double readBandwidth() const;
+  /// The same of the host's CPU.
+  double hostReadBandwidth() const;
   /// Of the host's memory to a GPU.
   double linkBandwidth() const;
   /// What has passed the link to fetch experts, since the beginning; 0: they were read in place.

@@ -140,6 +140,54 @@ TEST(DeviceRulesTest, ExpertsAreFetchedWherePlansHaveSlots) {
   EXPECT_NE(withSlots(fb::MissStrategy::stream, 0, 4), "");
 }
 
+/// A device program that gives the host `commands`, then waits for it.
+std::string hostWorkRefusal(std::vector<CommandDraft> commands, uint64_t pinnedBytes = 128,
+                            std::optional<uint64_t> features = {}) {
+  return deviceRefusal([&](ArtifactDraft &d) {
+    ProgramDraft &program = d.plans[0].devicePrograms[0];
+    program.pinnedArenaBytes = pinnedBytes;
+    program.commands = std::move(commands);
+    program.commands.push_back({fb::Command::Join});
+    d.featureBits = features;
+  });
+}
+
+TEST(DeviceRulesTest, TheHostIsGivenWhatItReaches) {
+  const auto pinned = [](uint64_t offset, uint64_t bytes) {
+    return operand(fb::BindingKind::pinned_arena, 0, offset, bytes, fb::Access::read_write);
+  };
+  const std::string where = "plan 'default': program 'device_decode': command 0: ";
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {pinned(64, 64)})}), "");
+  EXPECT_EQ(hostWorkRefusal({dispatch(1, 1, {pinned(0, 128)})}), "")
+      << "the device reaches it, too";
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {pinned(64, 65)})}),
+            where + "an operand reaches beyond its memory");
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {pinned(32, 64)})}),
+            where + "an operand names nothing that exists");
+  for (const fb::BindingKind kind :
+       {fb::BindingKind::arena, fb::BindingKind::segment, fb::BindingKind::keys,
+        fb::BindingKind::tokens, fb::BindingKind::logits, fb::BindingKind::candidates})
+    EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {operand(kind, 0, 0, 0)})}),
+              where + "an operand is out of the host's reach");
+  // Its table of experts is its own.
+  EXPECT_EQ(hostWorkRefusal({dispatch(
+                0, 1, {operand(fb::BindingKind::experts, 0, 0, 0, fb::Access::read_write)})}),
+            where + "an operand is written but read-only");
+  EXPECT_EQ(hostWorkRefusal({copy(pinned(0, 64), pinned(64, 64))}),
+            where + "copies what kernels reach where it is");
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {arena(0, 64)})}, 0),
+            where + "its kernel is of another machine");
+  EXPECT_EQ(hostWorkRefusal({}, 0), where + "waits for the host, which has no work");
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {pinned(0, 64)})}, 128, kFeatureDeviceKernels),
+            "feature bits 12 expected, the header has 4");
+  EXPECT_EQ(hostWorkRefusal({dispatch(0, 1, {pinned(0, 64)})}, (uint64_t(1) << 40) + 1),
+            "plan 'default': program 'device_decode': arena of 1099511627777 bytes");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.program().pinnedArenaBytes = 64; }),
+            "plan 'default': program 'decode': a pinned arena, but there is no device");
+  EXPECT_EQ(refusal([](ArtifactDraft &d) { d.program().commands = {{fb::Command::Join}}; }),
+            "plan 'default': program 'decode': command 0: waits for the host, which has no work");
+}
+
 TEST(DeviceRulesTest, CandidatesHaveAPlace) {
   const auto bound = [](uint64_t offset, uint64_t bytes) {
     return deviceRefusal([&](ArtifactDraft &d) {

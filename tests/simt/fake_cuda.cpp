@@ -16,18 +16,32 @@
 #include <string>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 namespace {
 
 constexpr int kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kInvalidImage = 200,
-              kInvalidHandle = 400, kNotFound = 500, kLaunchFailed = 719;
+              kInvalidHandle = 400, kNotFound = 500, kLaunchFailed = 719, kNotPermitted = 800,
+              kUnjoined = 904, kIsolation = 905;
 
 using Work = std::function<int()>;
-using Event = std::chrono::steady_clock::time_point;
-struct Stream {
-  bool capturing = false;
+struct Stream;
+/// What streams record together. Work of others than the one that began it is done as late as it
+/// may be, when that one waits for it: who forgets to wait reads what is not there yet.
+struct Capture {
+  Stream *origin = nullptr;
   std::vector<Work> captured;
+  std::map<Stream *, std::vector<Work>> aside;
+};
+struct Stream {
+  std::shared_ptr<Capture> capture; ///< null: not recorded
+};
+struct Event {
+  std::chrono::steady_clock::time_point time;
+  std::shared_ptr<Capture> capture;
+  Stream *stream = nullptr;
+  size_t position = 0; ///< of the work that `stream` has recorded
 };
 struct Graph {
   std::vector<Work> work;
@@ -50,6 +64,7 @@ struct Driver {
   bool hasFailed = false;
   std::map<std::string, int64_t> calls;
   int64_t allCalls = 0, live = 0, bytesToHost = 0;
+  bool inHostFunction = false;              ///< which must not call the driver
   std::map<uint64_t, uint64_t> allocations; ///< bytes by address, of the device
   std::map<void *, std::vector<std::unique_ptr<Function>>> functions;
 };
@@ -63,6 +78,8 @@ int enter(const char *name, bool mayFail = true) {
   Driver &d = driver();
   ++d.calls[name];
   ++d.allCalls;
+  if (d.inHostFunction)
+    return kNotPermitted;
   if (!mayFail || d.untilFailure < 0 || d.untilFailure-- > 0)
     return kSuccess;
   d.hasFailed = true;
@@ -81,11 +98,11 @@ bool isOnDevice(uint64_t address, uint64_t bytes) {
 
 int perform(void *stream, Work work) {
   auto *s = static_cast<Stream *>(stream);
-  if (s && s->capturing) {
-    s->captured.push_back(std::move(work));
-    return kSuccess;
-  }
-  return work();
+  if (!s || !s->capture)
+    return work();
+  (s == s->capture->origin ? s->capture->captured : s->capture->aside[s])
+      .push_back(std::move(work));
+  return kSuccess;
 }
 
 template <class T> void *made(T *object) {
@@ -282,17 +299,54 @@ int cuStreamSynchronize(void *) {
 }
 int cuStreamBeginCapture_v2(void *stream, int) {
   ENTER(cuStreamBeginCapture_v2);
-  static_cast<Stream *>(stream)->capturing = true;
+  auto *s = static_cast<Stream *>(stream);
+  s->capture = std::make_shared<Capture>();
+  s->capture->origin = s;
   return kSuccess;
 }
 int cuStreamEndCapture(void *stream, void **graph) {
   ENTER(cuStreamEndCapture);
   auto *s = static_cast<Stream *>(stream);
-  if (!s->capturing)
+  const std::shared_ptr<Capture> capture = std::exchange(s->capture, nullptr);
+  if (!capture || capture->origin != s)
     return kInvalidHandle;
-  s->capturing = false;
-  *graph = made(new Graph{std::move(s->captured)});
+  bool joined = true;
+  for (auto &[other, work] : capture->aside) {
+    other->capture = nullptr;
+    joined = joined && work.empty();
+  }
+  if (!joined)
+    return kUnjoined;
+  *graph = made(new Graph{std::move(capture->captured)});
   return kSuccess;
+}
+int cuStreamWaitEvent(void *stream, void *event, unsigned) {
+  ENTER(cuStreamWaitEvent);
+  auto *s = static_cast<Stream *>(stream);
+  auto *e = static_cast<Event *>(event);
+  if (!e->capture)
+    return s->capture ? kIsolation : kSuccess;
+  if (s->capture && s->capture != e->capture)
+    return kIsolation;
+  s->capture = e->capture;
+  if (s != e->capture->origin) {
+    e->capture->aside[s];
+    return kSuccess;
+  }
+  std::vector<Work> &aside = e->capture->aside[e->stream];
+  for (size_t i = 0; i < e->position; ++i)
+    e->capture->captured.push_back(std::move(aside[i]));
+  aside.erase(aside.begin(), aside.begin() + ptrdiff_t(std::exchange(e->position, 0)));
+  return kSuccess;
+}
+int cuLaunchHostFunc(void *stream, void (*function)(void *), void *argument) {
+  ENTER(cuLaunchHostFunc);
+  return perform(stream, [=] {
+    driver().inHostFunction = true;
+    function(argument);
+    driver().inHostFunction = false;
+    return kSuccess;
+  });
 }
 int cuEventCreate(void **event, unsigned) {
   ENTER(cuEventCreate);
@@ -305,9 +359,13 @@ int cuEventDestroy_v2(void *event) {
   delete static_cast<Event *>(event);
   return kSuccess;
 }
-int cuEventRecord(void *event, void *) {
+int cuEventRecord(void *event, void *stream) {
   ENTER(cuEventRecord);
-  *static_cast<Event *>(event) = std::chrono::steady_clock::now();
+  auto *s = static_cast<Stream *>(stream);
+  auto *e = static_cast<Event *>(event);
+  *e = {std::chrono::steady_clock::now(), s ? s->capture : nullptr, s};
+  if (e->capture && s != e->capture->origin)
+    e->position = e->capture->aside[s].size();
   return kSuccess;
 }
 int cuEventSynchronize(void *) {
@@ -317,7 +375,7 @@ int cuEventSynchronize(void *) {
 int cuEventElapsedTime(float *milliseconds, void *begin, void *end) {
   ENTER(cuEventElapsedTime);
   const std::chrono::duration<float, std::milli> elapsed =
-      *static_cast<Event *>(end) - *static_cast<Event *>(begin);
+      static_cast<Event *>(end)->time - static_cast<Event *>(begin)->time;
   *milliseconds = elapsed.count();
   return kSuccess;
 }
@@ -417,9 +475,15 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
 }
 int cuGetErrorName(int error, const char **name) {
   static const std::map<int, const char *> names{
-      {kInvalidValue, "CUDA_ERROR_INVALID_VALUE"}, {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},
-      {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE"}, {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE"},
-      {kNotFound, "CUDA_ERROR_NOT_FOUND"},         {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED"}};
+      {kInvalidValue, "CUDA_ERROR_INVALID_VALUE"},
+      {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE"},
+      {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE"},
+      {kNotFound, "CUDA_ERROR_NOT_FOUND"},
+      {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED"},
+      {kNotPermitted, "CUDA_ERROR_NOT_PERMITTED"},
+      {kUnjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {kIsolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"}};
   const auto at = names.find(error);
   *name = at == names.end() ? nullptr : at->second;
   return at == names.end() ? kInvalidValue : kSuccess;

@@ -41,12 +41,15 @@ Offset<fb::Program> buildProgram(FlatBufferBuilder &builder, const ProgramDraft 
                              .Union());
     else if (command.kind == fb::Command::Copy)
       commands.push_back(fb::CreateCopy(builder, &bindings[0], &bindings[1]).Union());
+    else if (command.kind == fb::Command::Join)
+      commands.push_back(fb::CreateJoin(builder).Union());
     else
       commands.push_back(fb::CreateBarrier(builder).Union());
   }
   const auto kindVector = builder.CreateVector(kinds);
   return fb::CreateProgram(builder, builder.CreateString(program.name), program.maxTokens,
-                           program.arenaBytes, 0, kindVector, builder.CreateVector(commands));
+                           program.arenaBytes, 0, kindVector, builder.CreateVector(commands),
+                           program.pinnedArenaBytes);
 }
 
 /// Absent where it is empty.
@@ -300,6 +303,15 @@ std::string ArtifactDraft::build() const {
       (std::ranges::any_of(
            kernels, [](const KernelDraft &kernel) { return kernel.machine != fb::Machine::cpu; })
            ? kFeatureDeviceKernels
+           : 0) |
+      (std::ranges::any_of(plans,
+                           [](const PlanDraft &plan) {
+                             return std::ranges::any_of(plan.devicePrograms,
+                                                        [](const ProgramDraft &program) {
+                                                          return program.pinnedArenaBytes > 0;
+                                                        });
+                           })
+           ? kFeatureHostWork
            : 0));
   std::string file(sizeof(header), '\0');
   file += metadata;

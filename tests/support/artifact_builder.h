@@ -49,7 +49,7 @@ struct LibraryDraft {
   std::optional<std::vector<uint32_t>> codeSizes = {}; ///< in place of all entries of code_bytes
 };
 
-/// A dispatch, a copy (bindings: source, target) or a barrier.
+/// A dispatch, a copy (bindings: source, target), a barrier or a join.
 struct CommandDraft {
   fb::Command kind = fb::Command::Barrier;
   uint32_t kernel = 0;
@@ -63,6 +63,7 @@ struct ProgramDraft {
   uint32_t maxTokens = 1;
   uint64_t arenaBytes = 0;
   std::vector<CommandDraft> commands;
+  uint64_t pinnedArenaBytes = 0;
 };
 
 struct MemoryDraft {

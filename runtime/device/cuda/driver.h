@@ -62,6 +62,9 @@ inline constexpr int kFunctionMaxDynamicSharedBytes = 8;
   X(eventDestroy, "cuEventDestroy_v2", (Event event))                                              \
   X(eventRecord, "cuEventRecord", (Event event, Stream stream))                                    \
   X(eventSynchronize, "cuEventSynchronize", (Event event))                                         \
+  X(streamWaitEvent, "cuStreamWaitEvent", (Stream stream, Event event, unsigned flags))            \
+  X(launchHostFunction, "cuLaunchHostFunc",                                                        \
+    (Stream stream, void (*function)(void *), void *argument))                                     \
   X(eventElapsedTime, "cuEventElapsedTime", (float *milliseconds, Event begin, Event end))         \
   X(graphInstantiate, "cuGraphInstantiateWithFlags",                                               \
     (GraphExec * exec, Graph graph, unsigned long long flags))                                     \

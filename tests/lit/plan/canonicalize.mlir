@@ -50,3 +50,19 @@ plan.plan @barrier_between_copies_stays {
     plan.copy %y to %l bytes 64 : !plan.buffer<host> to !plan.buffer<host>
   }
 }
+
+// A join is a barrier.
+// CHECK-LABEL: plan.plan @barriers_beside_a_join
+plan.plan @barriers_beside_a_join {
+  // CHECK:      plan.dispatch
+  // CHECK-NEXT: plan.join
+  // CHECK-NEXT: plan.dispatch
+  plan.program @decode max_tokens 1 memory device {
+    %x = plan.alloc 64 : !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (write %x) : !plan.buffer<pinned>
+    plan.barrier
+    plan.join
+    plan.barrier
+    plan.dispatch @k tiles 1 (read %x) : !plan.buffer<pinned>
+  }
+}

@@ -305,3 +305,61 @@ plan.plan @p {
     plan.dispatch @k tiles 1 (write %x) : !plan.buffer<host>
   }
 }
+
+// -----
+
+//===--- work for the host ------------------------------------------------------------------===//
+
+plan.kernel @k implements "add" {}
+plan.plan @p {
+  plan.program @device_decode max_tokens 1 memory device {
+    %x = plan.alloc 64 : !plan.buffer<pinned>
+    %y = plan.alloc 64 : !plan.buffer<device>
+    // expected-error @+1 {{operand 1 is in device memory, which the host does not reach}}
+    plan.dispatch @k tiles 1 (read %x, write %y) : !plan.buffer<pinned>, !plan.buffer<device>
+  }
+}
+
+// -----
+
+plan.plan @p {
+  plan.program @decode max_tokens 1 memory host {
+    // expected-error @+1 {{is pinned, but there is no device to reach it}}
+    %x = plan.alloc 64 : !plan.buffer<pinned>
+  }
+}
+
+// -----
+
+plan.plan @p {
+  plan.program @decode max_tokens 1 memory host {
+    // expected-error @+1 {{there is no work for the host beside a program of its own}}
+    plan.join
+  }
+}
+
+// -----
+
+plan.plan @p {
+  // expected-error @+1 {{runs in host or in device memory}}
+  plan.program @decode max_tokens 1 memory pinned {
+  }
+}
+
+// -----
+
+plan.segment @s source "s" format "bf16" shape [4, 4]
+plan.plan @p {
+  // expected-error @+1 {{an expert is kept by the host or by a device}}
+  plan.expert_table 0 [#plan.expert<w1 = @s, w3 = @s, w2 = @s, residency = pinned>]
+}
+
+// -----
+
+plan.plan @p {
+  plan.program @device_decode max_tokens 1 memory device arena_bytes 64 pinned_bytes 128 {
+    %x = plan.alloc 64 offset 64 : !plan.buffer<pinned>
+    // expected-error @+1 {{ends at byte 192 of an arena of 128 bytes}}
+    %y = plan.alloc 128 offset 64 : !plan.buffer<pinned>
+  }
+}

@@ -52,9 +52,9 @@ plan.plan @default {
     %logits = plan.resource logits 0 bytes 128 : !plan.buffer<host>
   }
 
-  // Each kind of command. With an arena, every alloc has its offset in it.
-  // CHECK: plan.program @commands max_tokens 64 memory device arena_bytes 128 weight_bytes_per_token 64 {
-  plan.program @commands max_tokens 64 memory device arena_bytes 128 weight_bytes_per_token 64 {
+  // Each kind of command. With an arena, every alloc has its offset in it; what is pinned has its own.
+  // CHECK: plan.program @commands max_tokens 64 memory device arena_bytes 128 pinned_bytes 64 weight_bytes_per_token 64 {
+  plan.program @commands max_tokens 64 memory device arena_bytes 128 pinned_bytes 64 weight_bytes_per_token 64 {
     // CHECK: %[[X:.*]] = plan.alloc 64 offset 0 : <device>
     %x = plan.alloc 64 offset 0 : !plan.buffer<device>
     // CHECK: %[[Y:.*]] = plan.alloc 64 offset 64 : <device>
@@ -65,11 +65,17 @@ plan.plan @default {
     plan.copy %w to %x bytes 64 : !plan.buffer<host> to !plan.buffer<device>
     // CHECK: plan.barrier
     plan.barrier
-    // CHECK: plan.dispatch @rms_norm_16 tiles 1 per_token (read %[[X]], write %[[Y]]) : !plan.buffer<device>, !plan.buffer<device>
-    plan.dispatch @rms_norm_16 tiles 1 per_token (read %x, write %y)
+    // CHECK: plan.dispatch @cuda_add tiles 1 per_token (read %[[X]], write %[[Y]]) : !plan.buffer<device>, !plan.buffer<device>
+    plan.dispatch @cuda_add tiles 1 per_token (read %x, write %y)
       : !plan.buffer<device>, !plan.buffer<device>
-    // CHECK: plan.dispatch @rms_norm_16 tiles 8 (read_write %[[X]]) : !plan.buffer<device>
-    plan.dispatch @rms_norm_16 tiles 8 (read_write %x) : !plan.buffer<device>
+    // CHECK: plan.dispatch @cuda_add tiles 8 (read_write %[[X]]) : !plan.buffer<device>
+    plan.dispatch @cuda_add tiles 8 (read_write %x) : !plan.buffer<device>
+    // CHECK: %[[Z:.*]] = plan.alloc 64 offset 0 : <pinned>
+    %z = plan.alloc 64 offset 0 : !plan.buffer<pinned>
+    // CHECK: plan.dispatch @rms_norm_16 tiles 1 per_token (read_write %[[Z]]) : !plan.buffer<pinned>
+    plan.dispatch @rms_norm_16 tiles 1 per_token (read_write %z) : !plan.buffer<pinned>
+    // CHECK: plan.join
+    plan.join
   }
 }
 

@@ -2,6 +2,7 @@
 // RUN: moeplan-opt %s --assign-arena | FileCheck %s
 
 plan.kernel @k implements "linear" {}
+plan.kernel @g implements "linear" machine cuda {}
 
 // Live together: one behind the other, each at a multiple of 64. The largest comes first.
 // CHECK-LABEL: plan.plan @live_together
@@ -115,5 +116,33 @@ plan.plan @an_arena_per_program {
   plan.program @prefill_16 max_tokens 16 memory host {
     %a = plan.alloc 1024 : !plan.buffer<host>
     plan.dispatch @k tiles 1 (write %a) : !plan.buffer<host>
+  }
+}
+
+// Pinned buffers have an arena of their own. What the host works on is taken until it has joined, although
+// the device is barriers ahead.
+// CHECK-LABEL: plan.plan @pinned
+plan.plan @pinned {
+  // CHECK: plan.program @decode max_tokens 1 memory device arena_bytes 64 pinned_bytes 192 {
+  plan.program @decode max_tokens 1 memory device {
+    // CHECK-NEXT: plan.alloc 64 offset 0 : <device>
+    // CHECK-NEXT: plan.alloc 64 offset 0 : <pinned>
+    // CHECK-NEXT: plan.alloc 64 offset 64 : <pinned>
+    // CHECK-NEXT: plan.alloc 64 offset 128 : <pinned>
+    // CHECK-NEXT: plan.alloc 64 offset 0 : <pinned>
+    %x = plan.alloc 64 : !plan.buffer<device>
+    %rows = plan.alloc 64 : !plan.buffer<pinned>
+    %sums = plan.alloc 64 : !plan.buffer<pinned>
+    %meanwhile = plan.alloc 64 : !plan.buffer<pinned>
+    %behind = plan.alloc 64 : !plan.buffer<pinned>
+    plan.dispatch @g tiles 1 (write %x, write %rows) : !plan.buffer<device>, !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (read %rows, write %sums) : !plan.buffer<pinned>, !plan.buffer<pinned>
+    plan.barrier
+    plan.dispatch @g tiles 1 (read_write %x) : !plan.buffer<device>
+    plan.barrier
+    plan.dispatch @g tiles 1 (write %meanwhile) : !plan.buffer<pinned>
+    plan.join
+    plan.dispatch @g tiles 1 (read %sums, write %behind)
+      : !plan.buffer<pinned>, !plan.buffer<pinned>
   }
 }

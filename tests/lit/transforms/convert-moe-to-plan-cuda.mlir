@@ -125,4 +125,55 @@ func.func private @fetched(%tokens: tensor<?xi32>) -> tensor<?x32xf32>
   %logits = moe.logits %z, @embedding : tensor<?x64xf32> -> tensor<?x32xf32>
   return %logits : tensor<?x32xf32>
 }
+
+// What the host keeps, it computes where the plan says so, beside the device: that is given the other slots.
+// Prompts read it in place.
+// CHECK-LABEL: plan.plan @computed miss <host_compute>
+// CHECK:      plan.program @device_decode max_tokens 1 memory device arena_bytes {{[0-9]+}} pinned_bytes {{[0-9]+}}
+// CHECK:        plan.dispatch @cuda_router_{{.*}} write %[[IDS:[0-9]+]], write %{{[0-9]+}}, {{.*}}write %[[BEGIN:[0-9]+]], write %[[TOKEN:[0-9]+]], write %[[WEIGHT:[0-9]+]])
+// CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <device>
+// CHECK:        plan.dispatch @cuda_experts_to_host_64_2_1_0_256 tiles 1 per_token (read %[[X:[0-9]+]], read %[[X]], read %[[TABLE]], read %[[IDS]], read %[[BEGIN]], read %[[TOKEN]], read %[[WEIGHT]], write %[[ROWS:[0-9]+]], write %[[HERE:[0-9]+]], write %[[HERETOKEN:[0-9]+]], write %[[HEREWEIGHT:[0-9]+]], write %[[THERE:[0-9]+]], write %[[THERETOKEN:[0-9]+]], write %[[THEREWEIGHT:[0-9]+]])
+// CHECK-NOT:    plan.barrier
+// CHECK:        plan.dispatch @operand_64_0_{{[0-9]+}}_0 tiles 1 per_token (read %[[ROWS]], read %[[ROWS]], write %[[OPERAND:[0-9]+]]) : !plan.buffer<pinned>
+// CHECK:        %[[OWN:.*]] = plan.resource experts 0 : <host>
+// CHECK:        plan.barrier
+// CHECK-NEXT:   plan.dispatch @experts_gate_up_{{.*}} (read %[[OPERAND]], read %[[OWN]], read %[[THERE]], read %[[THERETOKEN]], write %[[H:[0-9]+]])
+// CHECK:        plan.barrier
+// CHECK-NEXT:   plan.dispatch @experts_down_{{.*}} (read %[[H]], read %[[OWN]], read %[[THERE]], read %[[THERETOKEN]], read %[[THEREWEIGHT]], write %[[SUMS:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_experts_gate_up_{{.*}} (read %[[X]], read %[[X]], read %[[TABLE]], read %[[HERE]], read %[[HERETOKEN]], write %[[G:[0-9]+]])
+// CHECK:        plan.dispatch @cuda_experts_down_{{.*}} (read %[[G]], read %[[TABLE]], read %[[HERE]], read %[[HERETOKEN]], read %[[HEREWEIGHT]], read_write %[[X]])
+// CHECK-NEXT:   plan.join
+// CHECK-NEXT:   plan.dispatch @cuda_experts_from_host_64_1_256 tiles 1 per_token (read %[[TABLE]], read %[[IDS]], read %[[SUMS]], read_write %[[X]])
+// CHECK:        plan.resource experts 1
+// CHECK-NOT:    plan.dispatch @cuda_experts_to_host
+// CHECK:      plan.program @device_decode_8 {{.*}}pinned_bytes
+// CHECK:        plan.dispatch @cuda_experts_to_host_
+// CHECK:      plan.program @device_prefill_64
+// CHECK-NOT:    pinned
+// CHECK-NOT:    plan.dispatch @cuda_experts_to_host
+func.func private @computed(%tokens: tensor<?xi32>) -> tensor<?x32xf32>
+    attributes {moe.tier = "computed", moe.miss = #moe.miss<host_compute>} {
+  %x = moe.embedding %tokens, @embedding : tensor<?xi32> -> tensor<?x64xf32>
+  %n = moe.rms_norm %x, @norm epsilon 1.0e-05 : tensor<?x64xf32>
+  %a = moe.attention %n layer 0 q @q k @kv v @kv o @q heads 2 kv_heads 1 head_dim 32
+    rope_theta 1.0e+06 sliding_window 0 residual(%x : tensor<?x64xf32>) : tensor<?x64xf32>
+  %ids, %weights = moe.router %a, @gate : tensor<?x64xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
+  %y = moe.experts %a, %ids, %weights layer 0
+         [#moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>,
+          #moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = host>>]
+         residual(%a : tensor<?x64xf32>) : tensor<?x64xf32>, tensor<?x1xi32>, tensor<?x1xf32>
+  %b = moe.attention %y layer 1 q @q k @kv v @kv o @q heads 2 kv_heads 1 head_dim 32
+    rope_theta 1.0e+06 sliding_window 0 residual(%y : tensor<?x64xf32>) : tensor<?x64xf32>
+  %ids1, %weights1 = moe.router %b, @gate : tensor<?x64xf32> -> tensor<?x1xi32>, tensor<?x1xf32>
+  %z = moe.experts %b, %ids1, %weights1 layer 1
+         [#moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>,
+          #moe.expert<w1 = @up, w3 = @up, w2 = @down,
+            placement = #moe.placement<w1 = "int4g32", w3 = "int4g32", w2 = "bf16", residency = device>>]
+         residual(%b : tensor<?x64xf32>) : tensor<?x64xf32>, tensor<?x1xi32>, tensor<?x1xf32>
+  %logits = moe.logits %z, @embedding : tensor<?x64xf32> -> tensor<?x32xf32>
+  return %logits : tensor<?x32xf32>
+}
 }

@@ -179,6 +179,7 @@ func.func private @one_rope_table(%tokens: tensor<?xi32>) -> tensor<?x16xf32>
 // CHECK-NEXT: plan.program @decode max_tokens 1 memory host weight_bytes_per_token 3360 {
 // CHECK:        plan.dispatch @vector_router_16_2_1_0_2_1 tiles 1 (read %[[X:.*]], read %[[X]], read %{{.*}}, write %[[BEGIN:[0-9]+]], write %[[SLOT:[0-9]+]], write %[[WEIGHT:[0-9]+]], write %[[OPERAND:[0-9]+]])
 // CHECK:        %[[TABLE:.*]] = plan.resource experts 0 : <host>
+// CHECK-NEXT:   %{{.*}} = plan.alloc 64 : <host>
 // CHECK-NEXT:   %[[H:.*]] = plan.alloc 192 : <host>
 // CHECK:        plan.dispatch @experts_gate_up_16_24_2_4_2_3_24_1_{{[0-9]+_[0-9]+}} tiles 1 (read %[[OPERAND]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], write %[[H]])
 // CHECK:        plan.dispatch @experts_down_16_24_2_6_3_16_0_1_{{[0-9]+_[0-9]+}} tiles 1 (read %[[H]], read %[[TABLE]], read %[[BEGIN]], read %[[SLOT]], read %[[WEIGHT]], write %{{.*}})

@@ -6,6 +6,7 @@
 // RUN: cmp %t.once %t.twice
 
 plan.kernel @k implements "linear" {}
+plan.kernel @g implements "linear" machine cuda {}
 plan.segment @"norm@f32" source "norm" format "f32" shape [16]
 
 // CHECK-LABEL: plan.plan @read_after_write
@@ -104,10 +105,10 @@ plan.plan @weight_of_another_memory {
     // CHECK-NEXT: %[[STAGING:.*]] = plan.alloc 64 : <device>
     // CHECK-NEXT: plan.copy %[[W]] to %[[STAGING]] bytes 64 : <host> to <device>
     // CHECK-NEXT: plan.barrier
-    // CHECK-NEXT: plan.dispatch @k tiles 1 (read %[[STAGING]], write %[[X]]) : !plan.buffer<device>, !plan.buffer<device>
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (read %[[STAGING]], write %[[X]]) : !plan.buffer<device>, !plan.buffer<device>
     %x = plan.alloc 64 : !plan.buffer<device>
     %w = plan.weight @"norm@f32" : !plan.buffer<host>
-    plan.dispatch @k tiles 1 (read %w, write %x) : !plan.buffer<host>, !plan.buffer<device>
+    plan.dispatch @g tiles 1 (read %w, write %x) : !plan.buffer<host>, !plan.buffer<device>
   }
 }
 
@@ -117,12 +118,12 @@ plan.plan @result_to_another_memory {
   plan.program @decode max_tokens 1 memory device {
     // CHECK:      %[[LOGITS:.*]] = plan.resource logits 0 bytes 128 : <host>
     // CHECK-NEXT: %[[STAGING:.*]] = plan.alloc 128 : <device>
-    // CHECK-NEXT: plan.dispatch @k tiles 1 (write %[[STAGING]]) : !plan.buffer<device>
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (write %[[STAGING]]) : !plan.buffer<device>
     // CHECK-NEXT: plan.barrier
     // CHECK-NEXT: plan.copy %[[STAGING]] to %[[LOGITS]] bytes 128 : <device> to <host>
     // CHECK-NEXT: }
     %logits = plan.resource logits 0 bytes 128 : !plan.buffer<host>
-    plan.dispatch @k tiles 1 (write %logits) : !plan.buffer<host>
+    plan.dispatch @g tiles 1 (write %logits) : !plan.buffer<host>
   }
 }
 
@@ -134,10 +135,76 @@ plan.plan @there_and_back {
     // CHECK-NEXT: %[[STAGING:.*]] = plan.alloc 64 : <device>
     // CHECK-NEXT: plan.copy %[[X]] to %[[STAGING]] bytes 64 : <host> to <device>
     // CHECK-NEXT: plan.barrier
-    // CHECK-NEXT: plan.dispatch @k tiles 1 (read_write %[[STAGING]]) : !plan.buffer<device>
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (read_write %[[STAGING]]) : !plan.buffer<device>
     // CHECK-NEXT: plan.barrier
     // CHECK-NEXT: plan.copy %[[STAGING]] to %[[X]] bytes 64 : <device> to <host>
     %x = plan.alloc 64 : !plan.buffer<host>
-    plan.dispatch @k tiles 1 (read_write %x) : !plan.buffer<host>
+    plan.dispatch @g tiles 1 (read_write %x) : !plan.buffer<host>
+  }
+}
+
+//===--- work for the host ------------------------------------------------------------------===//
+
+// The host's part follows what it reads without a barrier, and has barriers of its own. What runs beside it
+// waits where it needs the results, once.
+// CHECK-LABEL: plan.plan @beside_each_other
+plan.plan @beside_each_other {
+  plan.program @decode max_tokens 1 memory device {
+    // CHECK:      plan.dispatch @g tiles 1 (write %[[X:.*]], write %[[ROWS:.*]]) :
+    // CHECK-NEXT: plan.dispatch @k tiles 1 (read %[[ROWS]], write %[[H:.*]]) :
+    // CHECK-NEXT: plan.barrier
+    // CHECK-NEXT: plan.dispatch @k tiles 1 (read %[[H]], write %[[SUMS:.*]]) :
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (write %[[OTHER:.*]]) :
+    // CHECK-NEXT: plan.barrier
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (read_write %[[OTHER]]) :
+    // CHECK-NEXT: plan.join
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (read %[[SUMS]], read_write %[[OTHER]])
+    // CHECK-NEXT: plan.barrier
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (read %[[SUMS]], read_write %[[OTHER]])
+    // CHECK-NEXT: }
+    %x = plan.alloc 64 : !plan.buffer<device>
+    %other = plan.alloc 64 : !plan.buffer<device>
+    %rows = plan.alloc 64 : !plan.buffer<pinned>
+    %h = plan.alloc 64 : !plan.buffer<pinned>
+    %sums = plan.alloc 64 : !plan.buffer<pinned>
+    plan.dispatch @g tiles 1 (write %x, write %rows) : !plan.buffer<device>, !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (read %rows, write %h) : !plan.buffer<pinned>, !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (read %h, write %sums) : !plan.buffer<pinned>, !plan.buffer<pinned>
+    plan.dispatch @g tiles 1 (write %other) : !plan.buffer<device>
+    plan.dispatch @g tiles 1 (read_write %other) : !plan.buffer<device>
+    plan.dispatch @g tiles 1 (read %sums, read_write %other)
+      : !plan.buffer<pinned>, !plan.buffer<device>
+    plan.dispatch @g tiles 1 (read %sums, read_write %other)
+      : !plan.buffer<pinned>, !plan.buffer<device>
+  }
+}
+
+// What the host reads is not written before it has.
+// CHECK-LABEL: plan.plan @written_behind_the_host
+plan.plan @written_behind_the_host {
+  plan.program @decode max_tokens 1 memory device {
+    // CHECK:      plan.dispatch @k
+    // CHECK-NEXT: plan.join
+    // CHECK-NEXT: plan.dispatch @g tiles 1 (write
+    // CHECK-NEXT: plan.dispatch @k
+    // CHECK-NEXT: }
+    %rows = plan.alloc 64 : !plan.buffer<pinned>
+    %sums = plan.alloc 64 : !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (read %rows, write %sums) : !plan.buffer<pinned>, !plan.buffer<pinned>
+    plan.dispatch @g tiles 1 (write %rows) : !plan.buffer<pinned>
+    plan.dispatch @k tiles 1 (read %rows, write %sums) : !plan.buffer<pinned>, !plan.buffer<pinned>
+  }
+}
+
+// The host's table of experts is not the device's, which fetches to its own.
+// CHECK-LABEL: plan.plan @tables_of_two_memories
+plan.plan @tables_of_two_memories {
+  plan.program @decode max_tokens 1 memory device {
+    // CHECK-NOT: plan.join
+    %sums = plan.alloc 64 : !plan.buffer<pinned>
+    %host = plan.resource experts 0 : !plan.buffer<host>
+    %device = plan.resource experts 0 : !plan.buffer<device>
+    plan.dispatch @k tiles 1 (read %host, write %sums) : !plan.buffer<host>, !plan.buffer<pinned>
+    plan.dispatch @g tiles 1 (read_write %device) : !plan.buffer<device>
   }
 }

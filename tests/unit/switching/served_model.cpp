@@ -94,15 +94,17 @@ const std::filesystem::path &Artifacts::cuda() {
       tier("int4", pin("*", "int4", "device"), dense) +
       tier("split", half, dense + "misses = \"in_place\"\n") +
       tier("stream", half, dense + "misses = \"stream\"\n") +
-      tier("cached", half, dense + "misses = \"cached\"\ncache_slots = 2\n"));
+      tier("cached", half, dense + "misses = \"cached\"\ncache_slots = 2\n") +
+      tier("host_compute", half, dense + "misses = \"host_compute\"\n"));
   return artifact.path();
 }
 
 const std::filesystem::path &Artifacts::synthetic() {
+  const std::string pins = pin("*.experts.0", "int4", "host") + pin("*", "int4", "device");
   static const CompiledArtifact artifact(
       kProfile + "[targets]\ncuda = [\"sm_90a\"]\n" +
-          tier("split", pin("*.experts.0", "int4", "host") + pin("*", "int4", "device"),
-               "non_expert_format = \"int8\"\nmisses = \"in_place\"\n"),
+          tier("split", pins, "non_expert_format = \"int8\"\nmisses = \"in_place\"\n") +
+          tier("host_compute", pins, "non_expert_format = \"int8\"\nmisses = \"host_compute\"\n"),
       "--config " + kSource + "/examples/tiny-mixtral/config.json --synthetic 5");
   return artifact.path();
 }

@@ -27,10 +27,10 @@ struct Artifacts {
   static const std::filesystem::path &misses();
   /// Plans for CUDA devices of compute capability 9.0, besides CPUs: `bf16`, `int8`, `int4` (all on
   /// the device), `split` (as int4, with half of the experts on the host, read in place),
-  /// `stream` and `cached` (the same, with these strategies; 2 slots a layer).
+  /// `stream`, `cached` and `host_compute` (the same, with these strategies; 2 slots a layer).
   static const std::filesystem::path &cuda();
   /// The shapes of the tiny checkpoint with synthetic weights, for CUDA devices and CPUs: `split`
-  /// (int4, one expert of each layer on the host, read in place).
+  /// (int4, one expert of each layer on the host, read in place) and `host_compute`.
   static const std::filesystem::path &synthetic();
 };
 
