@@ -169,6 +169,24 @@ typedef struct moeplan_expert_slots {
   uint64_t miss_bytes;         /* that passed the link for these */
 } moeplan_expert_slots;
 
+/* How a synthetic weight comes about (runtime/artifact/synthetic_generator.h): block b of it is copied
+ * from the pool at place moeplan_mix(key + b * MOEPLAN_GOLDEN) % places, in units. */
+typedef struct moeplan_synthetic_copy {
+  const char *pool;
+  char *target; /* `bytes`, at a multiple of 16 */
+  uint64_t bytes;
+  uint64_t key, places;
+  uint64_t unit_bytes, block_bytes; /* multiples of 16 */
+} moeplan_synthetic_copy;
+
+/* SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). */
+#define MOEPLAN_GOLDEN 0x9e3779b97f4a7c15u
+static inline MOEPLAN_CONSTEXPR uint64_t moeplan_mix(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
 /* A specialised kernel. Shapes and formats are constants inside it.
  *
  * `bindings` holds one pointer per operand, in the order of the dispatch. The kernel computes tiles

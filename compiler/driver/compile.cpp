@@ -82,6 +82,7 @@ public:
           conversion.tuningText = tuning;
           conversion.alsoFormats = options.alsoFormats;
           conversion.deviceTokens = cuda.programTokens();
+          conversion.synthetic = checkpoint->syntheticSeed().has_value();
           if (!options.kvFormat.empty())
             conversion.kvFormat = options.kvFormat;
           passes.addPass(createConvertMoeToPlan(std::move(conversion)));

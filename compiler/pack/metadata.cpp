@@ -342,7 +342,7 @@ std::vector<KernelSpec> moeplan::compiler::collectKernels(mlir::ModuleOp module)
     KernelSpec kernel{op.getSymName().str(),
                       op.getImplementation().str(),
                       {},
-                      bindings.lookup(op.getSymName()),
+                      unsigned(op.getBindings().value_or(bindings.lookup(op.getSymName()))),
                       Machine(op.getMachine())};
     for (mlir::NamedAttribute constant : op.getConstants()) {
       std::variant<int64_t, double> value;

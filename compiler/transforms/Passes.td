@@ -42,7 +42,9 @@ def ConvertMoeToPlan : Pass<"convert-moe-to-plan", "::mlir::ModuleOp"> {
     Option<"tuningText", "tuning", "std::string", "\"\"",
            "compile-time parameters of the kernels, see KernelTuning::parse()">,
     ListOption<"alsoFormats", "also-formats", "std::string",
-               "formats that the expert kernels must read besides those that occur">];
+               "formats that the expert kernels must read besides those that occur">,
+    Option<"synthetic", "synthetic", "bool", "false",
+           "the weights are generated: with device-tokens, by a kernel of the device">];
   let dependentDialects = ["::moeplan::moe::MoeDialect", "::moeplan::plan::PlanDialect"];
 }
 

@@ -103,6 +103,9 @@ struct ConvertMoeToPlanPass : compiler::impl::ConvertMoeToPlanBase<ConvertMoeToP
       if (failed(convertFunction(symbols, function, buckets, *kv, *also)))
         return signalPassFailure();
     }
+    if (synthetic && !deviceTokens.empty())
+      symbols.kernel("generate_weight", {{"threads", int64_t(256)}}, plan::Machine::Cuda,
+                     /*bindings=*/1);
     for (auto weight : llvm::make_early_inc_range(module.getOps<moe::WeightOp>()))
       weight.erase();
     module->setAttr(plan::kModelAttrName, modelAttr(config, kv->name));

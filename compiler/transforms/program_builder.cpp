@@ -9,7 +9,8 @@ ModuleBuilder::ModuleBuilder(ModuleOp module) : builder(module.getBodyRegion()),
 }
 
 FlatSymbolRefAttr ModuleBuilder::kernel(StringRef implementation,
-                                        ArrayRef<KernelConstant> constants, plan::Machine machine) {
+                                        ArrayRef<KernelConstant> constants, plan::Machine machine,
+                                        std::optional<int64_t> bindings) {
   // CUDA's compiler knows functions of its own, as `norm`.
   std::string name = (machine == plan::Machine::Cuda ? "cuda_" : "") + implementation.str();
   SmallVector<NamedAttribute> attributes;
@@ -29,8 +30,9 @@ FlatSymbolRefAttr ModuleBuilder::kernel(StringRef implementation,
     if (existing && existing.getConstants() != dictionary)
       continue;
     if (!existing) {
-      existing = builder.create<plan::KernelOp>(builder.getUnknownLoc(), candidate, implementation,
-                                                machine, dictionary);
+      existing = builder.create<plan::KernelOp>(
+          builder.getUnknownLoc(), candidate, implementation, machine, dictionary,
+          bindings ? builder.getI64IntegerAttr(*bindings) : IntegerAttr());
       symbols.insert(existing);
     }
     return FlatSymbolRefAttr::get(existing);

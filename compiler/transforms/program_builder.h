@@ -26,8 +26,10 @@ class ModuleBuilder {
 public:
   explicit ModuleBuilder(mlir::ModuleOp module);
 
+  /// `bindings`: of a kernel that is not dispatched.
   mlir::FlatSymbolRefAttr kernel(llvm::StringRef implementation,
-                                 llvm::ArrayRef<KernelConstant> constants, plan::Machine machine);
+                                 llvm::ArrayRef<KernelConstant> constants, plan::Machine machine,
+                                 std::optional<int64_t> bindings = std::nullopt);
   /// The segment of weight `name` (checkpoint tensor `source`, `shape` rows first) in `format`.
   plan::SegmentOp segment(llvm::StringRef name, llvm::StringRef source,
                           llvm::ArrayRef<int64_t> shape, llvm::StringRef format);

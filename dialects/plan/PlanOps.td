@@ -37,6 +37,7 @@ def Plan_KernelOp : Plan_Op<"kernel", [Symbol]> {
   let description = [{
     `implementation` names a micro-kernel of `kernels/`, `constants` fixes each of its constant
     parameters (integers or float64). One machine-code function per kernel and target of its machine.
+    `bindings` is how many operands a kernel has that no program dispatches: the runtime calls it.
 
     Example:
     ```mlir
@@ -46,9 +47,10 @@ def Plan_KernelOp : Plan_Op<"kernel", [Symbol]> {
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$implementation,
                        DefaultValuedAttr<Plan_MachineAttr, "::moeplan::plan::Machine::Cpu">:$machine,
-                       DictionaryAttr:$constants);
+                       DictionaryAttr:$constants, OptionalAttr<Plan_ByteCount>:$bindings);
   let assemblyFormat = [{
-    $sym_name `implements` $implementation (`machine` `` $machine^)? $constants attr-dict
+    $sym_name `implements` $implementation (`machine` `` $machine^)? (`bindings` $bindings^)?
+    $constants attr-dict
   }];
   let hasVerifier = 1;
 }

@@ -11,6 +11,7 @@
 #include "experts.cuh"
 #include "experts_prompt.cuh"
 #include "fetch.cuh"
+#include "generate.cuh"
 #include "host_experts.cuh"
 #include "linear.cuh"
 #include "linear_prompt.cuh"

@@ -120,6 +120,30 @@ void Artifact::generate(uint32_t index, uint64_t begin, std::span<std::byte> out
   generator().fill(syntheticWeightOf(*metadata_->segments()->Get(index)), begin, out);
 }
 
+moeplan_synthetic_copy Artifact::generationOf(uint32_t index) const {
+  return generator().copyOf(syntheticWeightOf(*metadata_->segments()->Get(index)));
+}
+
+std::span<const std::byte> Artifact::generationPool(uint32_t index) const {
+  return generator().poolOf(syntheticWeightOf(*metadata_->segments()->Get(index)));
+}
+
+Status Artifact::read(uint32_t index, uint64_t begin, std::span<std::byte> out) const {
+  if (isMapped(index)) {
+    std::call_once(readerOnce_, [&] {
+      FileReader reader(file_);
+      if (reader.openAll(FileReader::Mode::cached).ok())
+        reader_ = std::move(reader);
+    });
+    if (reader_)
+      return reader_->read(
+          static_cast<uint64_t>(stored(index).data() - file_.bytes().data()) + begin, out);
+    MOEPLAN_TRY(bringIn(index, begin, out.size()));
+  }
+  std::memcpy(out.data(), weight(index).data() + begin, out.size());
+  return {};
+}
+
 Status Artifact::loadWeights(const LoadOptions &options) {
   if (syntheticSeed())
     return prepareWeights(options.threads ? options.threads : std::thread::hardware_concurrency());

@@ -5,6 +5,7 @@
 #include "moeplan_generated.h"
 #include "runtime/artifact/synthetic_weights.h"
 #include "runtime/artifact/weight_loader.h"
+#include "runtime/support/file_reader.h"
 #include "runtime/support/mapped_file.h"
 #include "runtime/support/status.h"
 
@@ -58,6 +59,13 @@ public:
   bool hasBytes(uint32_t index) const;
   /// Writes bytes [begin, begin + out.size()) of a synthetic weight to `out`, without keeping them.
   void generate(uint32_t index, uint64_t begin, std::span<std::byte> out) const;
+  /// How that is done, and the pool it is copied from; see SyntheticGenerator.
+  moeplan_synthetic_copy generationOf(uint32_t index) const;
+  std::span<const std::byte> generationPool(uint32_t index) const;
+  /// Writes bytes [begin, begin + out.size()) of weight(index), which may be called, to `out`: read
+  /// from the file where they are mapped. May be called from several threads at once. Errors:
+  /// MOEPLAN_IO_ERROR.
+  Status read(uint32_t index, uint64_t begin, std::span<std::byte> out) const;
   /// Reads a part of weight(index) into memory, so that kernels will not wait for it. Errors:
   /// MOEPLAN_IO_ERROR.
   Status bringIn(uint32_t index, uint64_t begin, uint64_t bytes) const;
@@ -88,6 +96,8 @@ private:
 
   std::string path_; ///< for messages
   MappedFile file_;
+  mutable std::once_flag readerOnce_;
+  mutable std::optional<FileReader> reader_; ///< nothing where the file cannot be opened again
   ArtifactHeader header_{};
   const fb::Artifact *metadata_ = nullptr;
   LoadedWeights loaded_;

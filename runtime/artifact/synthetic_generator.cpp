@@ -28,19 +28,11 @@ constexpr double kScaleDeviation = 0.15;
 /// Zeros differ from the middle of the codes by up to this many of their 256 steps.
 constexpr double kZeroRange = 8;
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
-uint64_t mix(uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
 class Random {
 public:
   explicit Random(uint64_t seed) : state_(seed) {}
 
-  uint64_t next() { return mix(state_ += kGolden); }
+  uint64_t next() { return moeplan_mix(state_ += MOEPLAN_GOLDEN); }
   /// In [0, 1).
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
   /// Mean 0 and variance 1, nearly normal: the sum of twelve uniform numbers of 16 bits. Exact,
@@ -90,7 +82,7 @@ void SyntheticGenerator::prepare(const SyntheticWeight &weight) {
 SyntheticGenerator::Pool SyntheticGenerator::elementPool(const SyntheticWeight &weight) const {
   const double mean = weight.isVector ? 1 : 0, deviation = deviationOf(weight);
   const uint64_t size = weight.format->bits / 8;
-  Random random(mix(seed_ ^ weight.format->id));
+  Random random(moeplan_mix(seed_ ^ weight.format->id));
   Pool pool{std::vector<std::byte>(kPoolBytes), kElementUnitBytes, kPoolBytes / kBlocksPerPool};
   for (uint64_t at = 0; at < kPoolBytes; at += size) {
     auto bits = std::bit_cast<uint32_t>(static_cast<float>(mean + deviation * random.normal()));
@@ -110,7 +102,7 @@ SyntheticGenerator::Pool SyntheticGenerator::packedPool(const SyntheticWeight &w
 
   const uint32_t levels = 1u << format.bits;
   const double middle = (levels - 1) / 2.0, step = 2 * kCodeRange / (levels - 1);
-  Random random(mix(seed_ ^ format.id));
+  Random random(moeplan_mix(seed_ ^ format.id));
   std::vector<uint8_t> codes(shape.rows * shape.columns);
   double squares = 0;
   for (uint8_t &code : codes) {
@@ -141,22 +133,33 @@ SyntheticGenerator::Pool SyntheticGenerator::packedPool(const SyntheticWeight &w
   return Pool{{begin, begin + packed.size()}, tileBytes, tileBytes};
 }
 
-void SyntheticGenerator::fill(const SyntheticWeight &weight, uint64_t begin,
-                              std::span<std::byte> out) const {
+std::span<const std::byte> SyntheticGenerator::poolOf(const SyntheticWeight &weight) const {
+  return pools_.at(kindOf(weight)).bytes;
+}
+
+moeplan_synthetic_copy SyntheticGenerator::copyOf(const SyntheticWeight &weight) const {
   const Pool &pool = pools_.at(kindOf(weight));
   uint64_t key = XXH3_64bits_withSeed(weight.name.data(), weight.name.size(), seed_);
   for (uint64_t value : {uint64_t(weight.format->id), weight.rows, weight.columns})
-    key = mix(key + kGolden + value);
-  pool.copy(key, begin, out);
+    key = moeplan_mix(key + MOEPLAN_GOLDEN + value);
+  return {.pool = reinterpret_cast<const char *>(pool.bytes.data()),
+          .target = nullptr,
+          .bytes = *formatBytes(*weight.format, weight.rows, weight.columns),
+          .key = key,
+          .places = (pool.bytes.size() - pool.blockBytes) / pool.unitBytes + 1,
+          .unit_bytes = pool.unitBytes,
+          .block_bytes = pool.blockBytes};
 }
 
-void SyntheticGenerator::Pool::copy(uint64_t key, uint64_t begin, std::span<std::byte> out) const {
-  const uint64_t places = (bytes.size() - blockBytes) / unitBytes + 1;
+void SyntheticGenerator::fill(const SyntheticWeight &weight, uint64_t begin,
+                              std::span<std::byte> out) const {
+  const moeplan_synthetic_copy copy = copyOf(weight);
   while (!out.empty()) {
-    const uint64_t block = begin / blockBytes, offset = begin % blockBytes;
-    const uint64_t place = mix(key + block * kGolden) % places * unitBytes;
-    const uint64_t count = std::min<uint64_t>(out.size(), blockBytes - offset);
-    std::memcpy(out.data(), bytes.data() + place + offset, count);
+    const uint64_t block = begin / copy.block_bytes, offset = begin % copy.block_bytes;
+    const uint64_t place =
+        moeplan_mix(copy.key + block * MOEPLAN_GOLDEN) % copy.places * copy.unit_bytes;
+    const uint64_t count = std::min<uint64_t>(out.size(), copy.block_bytes - offset);
+    std::memcpy(out.data(), copy.pool + place + offset, count);
     out = out.subspan(count);
     begin += count;
   }

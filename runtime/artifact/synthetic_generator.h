@@ -2,6 +2,7 @@
 #pragma once
 
 #include "formats.h"
+#include "kernel_abi.h"
 
 #include <compare>
 #include <cstddef>
@@ -34,14 +35,15 @@ public:
   /// bytes however the weight is cut into parts. May be called from several threads. Numbers of
   /// formats without scales are independent, so that the bytes are right for any order of them.
   void fill(const SyntheticWeight &weight, uint64_t begin, std::span<std::byte> out) const;
+  /// How fill() does it, for those who do it elsewhere: without a target. The pool is of this.
+  moeplan_synthetic_copy copyOf(const SyntheticWeight &weight) const;
+  std::span<const std::byte> poolOf(const SyntheticWeight &weight) const;
 
 private:
   /// Blocks begin at multiples of `unitBytes`, both in the pool and in the weight.
   struct Pool {
     std::vector<std::byte> bytes;
     uint64_t unitBytes = 1, blockBytes = 1;
-
-    void copy(uint64_t key, uint64_t begin, std::span<std::byte> out) const;
   };
   struct Kind {
     moeplan_format format;

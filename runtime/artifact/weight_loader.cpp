@@ -2,18 +2,13 @@
 
 #include "artifact_header.h"
 #include "runtime/artifact/programs.h"
-#include "runtime/support/fault.h"
+#include "runtime/support/file_reader.h"
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
-#include <fcntl.h>
 #include <mutex>
-#include <sys/stat.h>
 #include <system_error>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 
 namespace moeplan {
@@ -28,55 +23,23 @@ uint64_t wholePages(uint64_t bytes) {
   return (bytes + kMappedAlignment - 1) / kMappedAlignment * kMappedAlignment;
 }
 
-/// An open file, closed on destruction.
-class Descriptor {
-public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0)
-      close(fd_);
-  }
-  Descriptor(Descriptor &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor &operator=(Descriptor &&other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  int get() const { return fd_; }
-
-private:
-  int fd_;
-};
-
-/// A file that is mapped, opened again to be read.
-Result<Descriptor> reopen(const FilePiece &piece, bool direct) {
-  Descriptor opened(
-      ::open(piece.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | (direct ? O_DIRECT : 0)));
-  if (opened.get() < 0 && direct && errno == EINVAL)
-    return unsupported("its file system has no direct reads");
-  struct stat info{};
-  if (opened.get() < 0 || fstat(opened.get(), &info) != 0)
-    return ioError(std::strerror(errno));
-  if (info.st_dev != piece.stamp.device || info.st_ino != piece.stamp.inode)
-    return ioError("another file has taken its place since it was opened");
-  return opened;
-}
-
 /// A part of a weight.
 struct Part {
   std::span<const std::byte> mapped;
   std::byte *target; ///< null: it stays mapped
   size_t piece;      ///< of the file
   uint64_t offset;   ///< in that
-  bool direct;
+  FileReader::Mode mode;
 };
 
 class Loader {
 public:
   Loader(const MappedFile &file, const LoadOptions &options)
-      : file_(file), options_(options), opened_(2 * file.pieces().size()) {}
+      : file_(file), options_(options), reader_(file) {}
 
   /// `target` null: it is only touched.
-  void add(std::span<const std::byte> mapped, std::byte *target, bool direct) {
+  void add(std::span<const std::byte> mapped, std::byte *target,
+           FileReader::Mode mode = FileReader::Mode::cached) {
     total_ += mapped.size();
     auto begin = static_cast<uint64_t>(mapped.data() - file_.bytes().data());
     for (size_t i = 0; i < file_.pieces().size(); ++i) {
@@ -85,7 +48,7 @@ public:
         const uint64_t bytes = std::min(
             {kPartBytes, static_cast<uint64_t>(mapped.size()), piece.begin + piece.bytes - begin});
         parts_.push_back(
-            {mapped.first(bytes), target, i, piece.offset + begin - piece.begin, direct});
+            {mapped.first(bytes), target, i, piece.offset + begin - piece.begin, mode});
         mapped = mapped.subspan(bytes);
         target = target ? target + bytes : nullptr;
         begin += bytes;
@@ -95,12 +58,8 @@ public:
 
   Status run() {
     for (const Part &part : parts_)
-      if (Descriptor &file = descriptorOf(part); part.target && file.get() < 0) {
-        auto opened = reopen(pieceOf(part), part.direct);
-        if (!opened.ok())
-          return std::move(opened).status().withContext(pieceOf(part).path);
-        file = std::move(opened).value();
-      }
+      if (part.target)
+        MOEPLAN_TRY(reader_.open(part.piece, part.mode));
     const size_t threads = options_.threads ? options_.threads : kThreads;
     std::vector<std::jthread> helpers;
     try {
@@ -119,12 +78,15 @@ public:
 private:
   template <typename KeepGoing> void work(KeepGoing &&keepGoing) {
     for (size_t i = next_++; i < parts_.size() && !stopped_; i = next_++) {
-      Status status = parts_[i].target ? read(parts_[i]) : touch(parts_[i]);
-      done_ += parts_[i].mapped.size();
+      const Part &part = parts_[i];
+      Status status = part.target ? reader_.readPiece(part.piece, part.offset, part.target,
+                                                      part.mapped.size(), part.mode)
+                                  : touch(part);
+      done_ += part.mapped.size();
       if (status.ok() && !keepGoing())
         status = cancelled();
       if (!status.ok())
-        stop(std::move(status).withContext(pieceOf(parts_[i]).path));
+        stop(std::move(status).withContext(file_.pieces()[part.piece].path));
     }
   }
   void stop(Status status) {
@@ -141,32 +103,9 @@ private:
     return file_.bringIn(part.mapped);
   }
 
-  Status read(const Part &part) {
-    // Direct reads are of whole pages, for which there is room. The last of a file is cut off.
-    const uint64_t wanted = part.mapped.size(), asked = part.direct ? wholePages(wanted) : wanted;
-    if (faultAt(FaultPoint::read))
-      return ioError("cannot read the file: injected");
-    for (uint64_t done = 0; done < wanted;) {
-      const ssize_t count = pread(descriptorOf(part).get(), part.target + done, asked - done,
-                                  static_cast<off_t>(part.offset + done));
-      if (count < 0 && errno == EINTR)
-        continue;
-      if (count < 0 && part.direct && errno == EINVAL)
-        return unsupported("its file system has no direct reads of pages");
-      if (count <= 0)
-        return ioError(std::string("cannot read the file: ") +
-                       (count == 0 ? "it has become shorter" : std::strerror(errno)));
-      done += static_cast<uint64_t>(count);
-    }
-    return {};
-  }
-
-  const FilePiece &pieceOf(const Part &part) const { return file_.pieces()[part.piece]; }
-  Descriptor &descriptorOf(const Part &part) { return opened_[2 * part.piece + part.direct]; }
-
   const MappedFile &file_;
   const LoadOptions &options_;
-  std::vector<Descriptor> opened_; ///< of each piece: to read, and to read directly
+  FileReader reader_;
   std::vector<Part> parts_;
   uint64_t total_ = 0;
   std::atomic<size_t> next_{0};
@@ -279,12 +218,14 @@ Result<LoadedWeights> LoadedWeights::load(const fb::Artifact &artifact, const Ma
   for (const Wanted &weight : wanted) {
     if (weight.mode == LoadMode::mapped) {
       if (options.preload)
-        loader.add(weight.mapped, nullptr, false);
+        loader.add(weight.mapped, nullptr);
       continue;
     }
     std::byte *target = weights.memory_.data() + weight.offset;
     weights.bytes_[weight.segment] = {target, weight.mapped.size()};
-    loader.add(weight.mapped, target, weight.mode == LoadMode::direct);
+    loader.add(weight.mapped, target,
+               weight.mode == LoadMode::direct ? FileReader::Mode::direct
+                                               : FileReader::Mode::cached);
   }
   MOEPLAN_TRY(loader.run());
   return weights;

@@ -2,6 +2,7 @@
 
 #include "runtime/support/fault.h"
 #include "runtime/support/hash.h"
+#include "runtime/support/part_reader.h"
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +23,8 @@ Residency::Residency(const Artifact &artifact, Device &device)
     : artifact_(artifact), device_(device) {
   for (std::vector<Entry> &entries : entries_)
     entries.resize(artifact.metadata().segments()->size());
+  if (CudaDevice *cuda = device.cuda())
+    toCuda_.emplace(*cuda);
 }
 
 uint64_t Residency::bytesOf(uint32_t segment) const {
@@ -103,7 +106,7 @@ Status Residency::bringIn(Held held, const Staging &staging, Entry &entry) {
   std::byte *target = pinned ? entry.pinned.data() : entry.memory.data();
   if (onDevice || pinned || !staging.onDemand)
     if (Status status = copyParts(held, target, staging); !status.ok()) {
-      (void)device_.finish(std::exchange(copying_, {})); // before its target goes
+      (void)finishCopying(); // before its target goes
       return status;
     }
   counters_.stagedBytes += bytes;
@@ -132,6 +135,8 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
   const uint32_t segment = held.segment;
   if (!artifact_.hasBytes(segment))
     return target ? generateParts(held, target, staging) : Status();
+  if (toCuda_ && target)
+    return readParts(held, target, staging);
   const std::span<const std::byte> source = artifact_.weight(segment);
   Hasher hasher;
   artifact_.readAhead(segment);
@@ -141,10 +146,7 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
     const Clock::time_point start = Clock::now();
     const auto part = source.subspan(begin, std::min(kPartBytes, source.size() - begin));
     MOEPLAN_TRY(artifact_.bringIn(segment, begin, part.size()));
-    if (target && held.memory == fb::Residency::host) {
-      std::memcpy(target + begin, part.data(), part.size());
-      hasher.update(part);
-    } else if (target) {
+    if (target) {
       MOEPLAN_ASSIGN(const Device::Transfer transfer,
                      device_.beginCopy(target + begin, part.data(), part.size()));
       hasher.update(part);
@@ -157,10 +159,59 @@ Status Residency::copyParts(Held held, std::byte *target, const Staging &staging
   return checkSum(segment, hasher.digest());
 }
 
+/// The same on a cuda device: straight into the host's copy, or into what waits for the link. While
+/// it is read by several threads, what has been is hashed here.
+Status Residency::readParts(Held held, std::byte *target, const Staging &staging) {
+  const uint64_t bytes = bytesOf(held.segment);
+  artifact_.readAhead(held.segment);
+  Hasher hasher;
+  Clock::time_point start = Clock::now();
+  const auto see = [&](std::span<const std::byte> part) -> Status {
+    if (staging.keepGoing && !staging.keepGoing())
+      return Status(MOEPLAN_CANCELLED, "staging was cancelled");
+    hasher.update(part);
+    rest(Clock::now() - start, staging.share);
+    start = Clock::now();
+    return {};
+  };
+  if (held.memory == fb::Residency::device) {
+    MOEPLAN_TRY(toCuda_->copy(
+        target, bytes,
+        [&](uint64_t begin, std::span<std::byte> buffer) {
+          return artifact_.read(held.segment, begin, buffer);
+        },
+        see));
+    return checkSum(held.segment, hasher.digest());
+  }
+  const uint64_t parts = (bytes + kPartBytes - 1) / kPartBytes;
+  const auto partOf = [&](uint64_t part) -> std::span<std::byte> {
+    return {target + part * kPartBytes, std::min(kPartBytes, bytes - part * kPartBytes)};
+  };
+  PartReader reader(parts, parts, StagedCopy::kThreads, [&](uint64_t part) {
+    return artifact_.read(held.segment, part * kPartBytes, partOf(part));
+  });
+  for (uint64_t part = 0; part < parts; ++part) {
+    MOEPLAN_TRY(reader.take(part));
+    MOEPLAN_TRY(see(partOf(part)));
+    reader.release(part);
+  }
+  return checkSum(held.segment, hasher.digest());
+}
+
 /// The same for a synthetic weight that the host does not keep.
 Status Residency::generateParts(Held held, std::byte *target, const Staging &staging) {
   const bool onDevice = held.memory == fb::Residency::device;
   const uint64_t bytes = bytesOf(held.segment);
+  if (onDevice && generator_) {
+    if (staging.keepGoing && !staging.keepGoing())
+      return Status(MOEPLAN_CANCELLED, "staging was cancelled");
+    const Clock::time_point start = Clock::now();
+    Status status = generator_->generate(held.segment, target);
+    rest(Clock::now() - start, staging.share);
+    // There may be room for a weight, but not for what it is made from.
+    if (status.code() != MOEPLAN_RESOURCE_EXHAUSTED)
+      return status.ok() ? checkSum(held.segment, 0) : std::move(status);
+  }
   std::vector<std::byte> made(onDevice ? std::min(kPartBytes, bytes) : 0);
   for (uint64_t begin = 0; begin < bytes; begin += kPartBytes) {
     if (staging.keepGoing && !staging.keepGoing())
@@ -181,7 +232,11 @@ Status Residency::generateParts(Held held, std::byte *target, const Staging &sta
 
 Status Residency::finishCopies() {
   const std::lock_guard lock(stagingMutex_);
-  return device_.finish(std::exchange(copying_, {}));
+  return finishCopying();
+}
+
+Status Residency::finishCopying() {
+  return toCuda_ ? toCuda_->finish() : device_.finish(std::exchange(copying_, {}));
 }
 
 /// Gives pages back that were read only to be copied: many at a time, since it interrupts every
@@ -239,7 +294,7 @@ Status Residency::repair(Held held) {
   const std::byte *host = copied ? hostAddress(held) : nullptr;
   auto *target = const_cast<std::byte *>(host ? host : address(held));
   Status status = copyParts(held, copied ? target : nullptr, {});
-  Status finished = device_.finish(std::exchange(copying_, {}));
+  Status finished = finishCopying();
   if (status.ok())
     status = std::move(finished);
   return std::move(status).withContext("segment '" + nameOf(held.segment) + "'");

@@ -3,8 +3,10 @@
 
 #include "runtime/artifact/artifact.h"
 #include "runtime/device/cuda/cuda_device.h"
+#include "runtime/device/cuda/staged_copy.h"
 #include "runtime/device/device.h"
 #include "runtime/residency/plan_weights.h"
+#include "runtime/residency/weight_generator.h"
 #include "runtime/support/status.h"
 
 #include <array>
@@ -13,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +51,11 @@ class Residency {
 public:
   /// Both must outlive it.
   Residency(const Artifact &artifact, Device &device);
+
+  /// Lets the device make synthetic weights from now on; null: the host makes them.
+  void setGenerator(std::unique_ptr<WeightGenerator> generator) {
+    generator_ = std::move(generator);
+  }
 
   /// Adds a reference, and brings the weight in, checked against its checksum, where it is the
   /// first. Errors: MOEPLAN_RESOURCE_EXHAUSTED, MOEPLAN_IO_ERROR, MOEPLAN_CORRUPT, naming the
@@ -102,7 +110,9 @@ private:
   }
   Status bringIn(Held held, const Staging &staging, Entry &entry);
   Status copyParts(Held held, std::byte *target, const Staging &staging);
+  Status readParts(Held held, std::byte *target, const Staging &staging);
   Status generateParts(Held held, std::byte *target, const Staging &staging);
+  Status finishCopying();
   void releaseSource(uint32_t segment);
   void rest(Clock::duration worked, double share);
   Status checkSum(uint32_t segment, uint64_t digest) const;
@@ -110,9 +120,11 @@ private:
   const Artifact &artifact_;
   Device &device_;
   ResidencyCounters counters_;
+  std::unique_ptr<WeightGenerator> generator_;
   std::mutex stagingMutex_; ///< held while one weight is brought in
   Clock::duration restDue_{0};
   Device::Transfer copying_;            ///< the last one under way
+  std::optional<StagedCopy> toCuda_;    ///< in its place on a cuda device
   std::vector<uint32_t> copiedSources_; ///< whose pages have not been given back yet
   uint64_t copiedSourceBytes_ = 0;
   mutable std::mutex mutex_;                  ///< of the entries

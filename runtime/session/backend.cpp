@@ -77,6 +77,10 @@ Status Backend::loadKernels() {
   if (CudaDevice *cuda = device_->cuda()) {
     MOEPLAN_ASSIGN(cudaKernels_, CudaKernels::create(artifact_, *cuda));
     targetCpu_ = cudaKernels_->target();
+    if (artifact_.syntheticSeed()) {
+      MOEPLAN_ASSIGN(auto generator, WeightGenerator::create(artifact_, *cudaKernels_, *cuda));
+      residency_.setGenerator(std::move(generator));
+    }
   }
   return {};
 }

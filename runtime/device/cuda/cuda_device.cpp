@@ -190,6 +190,14 @@ Status CudaDevice::finish(const Transfer &transfer) {
   return waitFor(staging);
 }
 
+Status CudaDevice::run(cuda::Function function, unsigned blocks, unsigned threads,
+                       void **parameters) {
+  MOEPLAN_TRY(use());
+  MOEPLAN_CUDA(*driver_, launchKernel, function, blocks, 1, 1, threads, 1, 1, 0, copies_,
+               parameters, nullptr);
+  return driver_->check(driver_->streamSynchronize(copies_), "streamSynchronize");
+}
+
 Status CudaDevice::readBack(std::byte *target, const std::byte *source, uint64_t bytes) {
   MOEPLAN_TRY(use());
   MOEPLAN_CUDA(*driver_, copyToHostAsync, target, addressOf(source), bytes, copies_);

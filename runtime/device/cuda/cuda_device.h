@@ -64,6 +64,8 @@ public:
   /// Makes the device the one that the calling thread's driver calls are for.
   Status use() const;
   const cuda::Driver &driver() const { return *driver_; }
+  /// That all copies to the device are put on, and nothing of a session's.
+  cuda::Stream copyStream() const { return copies_; }
   /// 90 for compute capability 9.0.
   unsigned capability() const { return capability_; }
   /// "NVIDIA H100".
@@ -78,6 +80,9 @@ public:
 
   /// Undefined bytes. Errors: MOEPLAN_RESOURCE_EXHAUSTED.
   Result<PinnedMemory> allocatePinned(uint64_t bytes);
+
+  /// Launches a kernel behind the copies that have begun, and returns when it has run.
+  Status run(cuda::Function function, unsigned blocks, unsigned threads, void **parameters);
 
 protected:
   Result<std::byte *> take(uint64_t bytes, bool zeroed) override;

@@ -3,6 +3,9 @@
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 device-tokens=1,8,64" --check-kernel-formats --schedule-transfers --assign-arena | FileCheck %s
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 device-tokens=1,8,64" | FileCheck %s --check-prefix=KERNEL
 // RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4" | FileCheck %s --check-prefix=CPU --implicit-check-not=cuda --implicit-check-not=@device_
+// RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 synthetic" | FileCheck %s --check-prefix=CPU --implicit-check-not=cuda
+// RUN: moeplan-opt %s --convert-moe-to-plan="prefill-tokens=4 device-tokens=1 synthetic" | FileCheck %s --check-prefix=SYNTHETIC
+// SYNTHETIC: plan.kernel @cuda_generate_weight_256 implements "generate_weight" machine cuda bindings 1 {threads = 256 : i64}
 // CPU: plan.program @prefill_4
 module attributes {moe.config = #moe.config<
     vocab_size = 32, hidden_size = 64, intermediate_size = 80, num_layers = 2,

@@ -160,7 +160,13 @@ TEST_F(CudaSessionTest, SyntheticWeightsNeedNotBeOnTheHost) {
   };
   const auto generated = open(Artifacts::synthetic()), kept = open(Artifacts::synthetic());
   ASSERT_TRUE(kept->prepareWeights(1).ok());
-  EXPECT_EQ(logitsOf(*generated), logitsOf(*kept));
+  fake_cuda_reset();
+  const std::vector<float> logits = logitsOf(*generated);
+  const int64_t launches = fake_cuda_calls("cuLaunchKernel");
+  fake_cuda_reset();
+  EXPECT_EQ(logits, logitsOf(*kept));
+  EXPECT_GT(launches, fake_cuda_calls("cuLaunchKernel") + 100)
+      << "a kernel fills every weight; what the host has is copied";
   EXPECT_EQ(logitsOf(*generated, "host_compute"), logitsOf(*kept, "host_compute"));
   for (uint32_t i = 0; i < generated->metadata().segments()->size(); ++i)
     EXPECT_TRUE(!generated->metadata().segments()->Get(i)->synthetic() || !generated->hasBytes(i));
@@ -211,6 +217,33 @@ TEST_F(CudaSessionTest, FetchingGoesOnWhenExpertsLeaveAndComeBack) {
     tokens.insert(tokens.end(), more.begin(), more.end());
     EXPECT_EQ(tokens, expected) << plan;
   }
+}
+
+TEST_F(CudaSessionTest, SyntheticWeightsAreMadeByTheHostWhereTheDeviceHasNoRoomToMakeThem) {
+  const auto artifact = open(Artifacts::synthetic());
+  Served served(*artifact, "split", "cuda");
+  LoadedPlan &active = served.session->active();
+  const std::array<Held, 3> expert = active.weights().experts[1];
+  ASSERT_EQ(expert[0].memory, fb::Residency::device);
+  const auto bytesOf = [&](const Held &held) {
+    const auto *data = served.residency().address(held);
+    return std::vector<std::byte>(data, data + served.residency().bytesOf(held.segment));
+  };
+  const auto bringBack = [&](bool withRoom) {
+    served.session->atBoundary([&] { active.evict(1, {}); });
+    if (!withRoom)
+      served.device().setBudget(served.device().used() +
+                                3 * served.residency().bytesOf(expert[0].segment));
+    fake_cuda_reset();
+    EXPECT_TRUE(active.bringBack(1, {}).ok());
+    EXPECT_EQ(fake_cuda_calls("cuLaunchKernel"), withRoom ? 3 : 0);
+    std::array<std::vector<std::byte>, 3> bytes;
+    std::transform(expert.begin(), expert.end(), bytes.begin(), bytesOf);
+    served.session->atBoundary([&] { active.putBack(1); });
+    return bytes;
+  };
+  const auto made = bringBack(true);
+  EXPECT_EQ(bringBack(false), made);
 }
 
 /// More than a program for the next token of several sequences takes.
