@@ -303,7 +303,8 @@ private:
     if (options.policy.empty() && options.profile.empty() && !options.dryRun)
       return Error::success();
     auto planning =
-        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat);
+        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat,
+                         /*forCuda=*/!cuda.targets().empty());
     if (!planning)
       return planning.takeError();
     PlansReport &plans = report.placements;

@@ -15,6 +15,8 @@ constexpr int64_t kMaxDecodeTokens = 8;
 constexpr int64_t kProgramTokens[] = {1, kMaxDecodeTokens, 64, 512};
 
 bool isDecode(const KernelSpec &kernel) {
+  if (kernel.implementation == "generate_weight") // runs before anything is decoded
+    return false;
   for (const auto &[name, value] : kernel.constants)
     if (name == "max_tokens")
       return std::get<int64_t>(value) <= kMaxDecodeTokens;
@@ -44,6 +46,8 @@ Error CudaCompilation::choose(ArrayRef<std::string> targets, bool makesCode) {
   nvrtc_ = std::move(*nvrtc);
   return Error::success();
 }
+
+ArrayRef<int64_t> moeplan::compiler::cudaProgramTokens() { return kProgramTokens; }
 
 ArrayRef<int64_t> CudaCompilation::programTokens() const {
   return targets_.empty() ? ArrayRef<int64_t>() : ArrayRef(kProgramTokens);

@@ -12,6 +12,9 @@
 
 namespace moeplan::compiler {
 
+/// max_tokens of the programs for devices, ascending.
+llvm::ArrayRef<int64_t> cudaProgramTokens();
+
 CudaReport cudaReportOf(llvm::ArrayRef<KernelSpec> kernels, llvm::ArrayRef<CudaLibrary> libraries);
 /// What a compilation does for CUDA devices; nothing without targets.
 class CudaCompilation {

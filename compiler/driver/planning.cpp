@@ -1,8 +1,10 @@
 #include "compiler/driver/planning.h"
 
+#include "compiler/driver/cuda.h"
 #include "compiler/import/import_model.h"
 #include "compiler/support/digest.h"
 #include "compiler/transforms/passes.h"
+#include "runtime/executor/device_program.h"
 #include "runtime/support/units.h"
 
 #include "mlir/IR/Builders.h"
@@ -16,9 +18,10 @@ using namespace llvm;
 using namespace moeplan;
 using namespace moeplan::compiler;
 
-Expected<uint64_t> moeplan::compiler::largestArena(const Checkpoint &checkpoint,
-                                                   ArrayRef<std::string> expertFormats,
-                                                   StringRef nonExpertFormat, StringRef kvFormat) {
+Expected<uint64_t> moeplan::compiler::activationBytes(const Checkpoint &checkpoint,
+                                                      ArrayRef<std::string> expertFormats,
+                                                      StringRef nonExpertFormat, StringRef kvFormat,
+                                                      bool forCuda) {
   mlir::MLIRContext context;
   context.loadDialect<moe::MoeDialect, plan::PlanDialect, mlir::func::FuncDialect>();
   mlir::OwningOpRef<mlir::ModuleOp> module = importModel(context, checkpoint);
@@ -37,21 +40,29 @@ Expected<uint64_t> moeplan::compiler::largestArena(const Checkpoint &checkpoint,
   conversion.alsoFormats = expertFormats;
   if (!kvFormat.empty())
     conversion.kvFormat = kvFormat.str();
+  if (forCuda)
+    conversion.deviceTokens = cudaProgramTokens();
   passes.addPass(createConvertMoeToPlan(std::move(conversion)));
   passes.addPass(createScheduleTransfers());
   passes.addPass(createAssignArena());
   if (failed(passes.run(*module)))
     return createStringError("internal: the trial placement does not compile");
+  const plan::Memory memory = forCuda ? plan::Memory::Device : plan::Memory::Host;
   uint64_t bytes = 0;
   module->walk([&](plan::ProgramOp program) {
-    bytes = std::max(bytes, uint64_t(program.getArenaBytes().value_or(0)));
+    if (program.getMemory() == memory)
+      bytes = std::max(bytes, uint64_t(program.getArenaBytes().value_or(0)));
   });
+  const MixtralConfig &config = checkpoint.config();
+  if (forCuda) // what a session takes besides: for its input and output, and the expert table
+    bytes += DeviceStep::bytesFor(uint32_t(cudaProgramTokens().back()), config.vocabSize) +
+             uint64_t(config.numLayers) * config.numExperts * sizeof(moeplan_expert);
   return bytes;
 }
 
 Expected<Planning> Planning::create(const Checkpoint &checkpoint, const Policy &policy,
                                     StringRef profilePath, const Statistics *statistics,
-                                    StringRef kvFormat) {
+                                    StringRef kvFormat, bool forCuda) {
   if (statistics) { // whatever was checked of it, indices must hold
     const fb::Statistics &m = statistics->metadata();
     const MixtralConfig &config = checkpoint.config();
@@ -63,6 +74,7 @@ Expected<Planning> Planning::create(const Checkpoint &checkpoint, const Policy &
   planning.checkpoint_ = &checkpoint;
   planning.context_ = policy.context;
   planning.batch_ = policy.batch;
+  planning.forCuda_ = forCuda;
   planning.kvFormat_ = kvFormat.empty() ? "bf16" : kvFormat.str();
   const std::string path = profilePath.empty() ? policy.profile : profilePath.str();
   if (!path.empty()) {
@@ -91,19 +103,26 @@ Expected<Planning> Planning::create(const Checkpoint &checkpoint, const Policy &
   return planning;
 }
 
+bool Planning::isForCuda(StringRef nonExpertFormat) const {
+  return nonExpertFormat != "f32" &&
+         findKvFormat(std::string_view(kvFormat_))->id == MOEPLAN_KV_BF16;
+}
+
 Expected<const CostModel *> Planning::costModel(const Tier &tier) {
   const std::string nonExpert = tier.nonExpertFormat.empty() ? "bf16" : tier.nonExpertFormat;
   std::unique_ptr<CostModel> &model = models_[nonExpert];
   if (!model) {
-    auto arena = largestArena(*checkpoint_, formats_, nonExpert, kvFormat_);
-    if (!arena)
-      return arena.takeError();
+    auto activations =
+        activationBytes(*checkpoint_, formats_, nonExpert, kvFormat_,
+                        forCuda_ && profile_ && profile_->device && isForCuda(nonExpert));
+    if (!activations)
+      return activations.takeError();
     WorkloadInfo workload;
     workload.context = context_;
     workload.batch = batch_;
     workload.kvFormat = findKvFormat(std::string_view(kvFormat_))->id;
     workload.nonExpertFormat = findFormat(std::string_view(nonExpert));
-    workload.activationBytes = *arena;
+    workload.activationBytes = *activations;
     model = std::make_unique<CostModel>(checkpoint_->config(), *quality_, profile_, workload);
   }
   return model.get();

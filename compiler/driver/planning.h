@@ -15,20 +15,23 @@
 
 namespace moeplan::compiler {
 
-/// The largest arena, in bytes, that any placement of the model in `expertFormats` needs: the model
-/// is lowered as if every expert had all of them.
-llvm::Expected<uint64_t> largestArena(const Checkpoint &checkpoint,
-                                      llvm::ArrayRef<std::string> expertFormats,
-                                      llvm::StringRef nonExpertFormat, llvm::StringRef kvFormat);
+/// Bytes besides weights and KV cache that any placement of the model in `expertFormats` needs: the
+/// largest arena, of the model lowered as if every expert had all of them; of programs for a CUDA
+/// device where `forCuda`, with what a session takes there whatever its plan is.
+llvm::Expected<uint64_t> activationBytes(const Checkpoint &checkpoint,
+                                         llvm::ArrayRef<std::string> expertFormats,
+                                         llvm::StringRef nonExpertFormat, llvm::StringRef kvFormat,
+                                         bool forCuda);
 
 /// Plans the tiers of a policy. Borrows the checkpoint.
 class Planning {
 public:
   /// `profilePath` overrides the policy's; both empty: no profile. `statistics` may be null:
-  /// quality is then predicted from published figures. `kvFormat`: empty is bf16.
+  /// quality is then predicted from published figures. `kvFormat`: empty is bf16. `forCuda`: the
+  /// profile's device runs programs of its own.
   static llvm::Expected<Planning> create(const Checkpoint &checkpoint, const Policy &policy,
                                          llvm::StringRef profilePath, const Statistics *statistics,
-                                         llvm::StringRef kvFormat);
+                                         llvm::StringRef kvFormat, bool forCuda);
 
   /// What placements of a tier cost: depends on its format outside the experts alone.
   llvm::Expected<const CostModel *> costModel(const Tier &tier);
@@ -46,9 +49,12 @@ public:
 
 private:
   Planning() = default;
+  /// Whether there are programs for CUDA devices; their absence is an error that is told later.
+  bool isForCuda(llvm::StringRef nonExpertFormat) const;
 
   const Checkpoint *checkpoint_ = nullptr;
   uint32_t context_ = 0, batch_ = 0;
+  bool forCuda_ = false;
   std::string kvFormat_, profileDigest_;
   std::optional<Profile> profile_;
   std::optional<QualityModel> quality_;

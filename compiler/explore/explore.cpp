@@ -70,7 +70,8 @@ private:
       statistics = std::move(*read);
     }
     auto made =
-        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat);
+        Planning::create(*checkpoint, policy, options.profile, statistics.get(), options.kvFormat,
+                         /*forCuda=*/!policy.cudaTargets.empty());
     if (!made)
       return made.takeError();
     planning.emplace(std::move(*made));

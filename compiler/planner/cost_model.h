@@ -18,7 +18,7 @@ struct WorkloadInfo {
   uint32_t batch = 1;      ///< sequences
   moeplan_kv_format kvFormat = MOEPLAN_KV_BF16;
   const FormatInfo *nonExpertFormat = nullptr; ///< of the matrices outside the experts
-  uint64_t activationBytes = 0;                ///< the largest arena of the programs
+  uint64_t activationBytes = 0; ///< besides weights and KV cache: the largest arena above all
 };
 
 /// Prices placements of a model on a machine. Bytes are exact; seconds follow the formulas of
@@ -29,8 +29,8 @@ struct WorkloadInfo {
 ///   host_compute  latency + t_h
 ///   cached        t_d + miss probability * (latency + b / pinned rate)
 /// An expert counts as often as a step uses it: 1 - (1 - p)^batch, p its routing probability. The
-/// KV cache is taken to be half full. Nothing is assumed to overlap. Prompts under host_compute read
-/// in place, as on a GPU.
+/// KV cache is taken to be half full. Nothing is assumed to overlap. Prompts under host_compute
+/// read in place, as on a GPU.
 class CostModel {
 public:
   /// All arguments are copied. Without a profile there is no device, and no time is predicted.

@@ -5,6 +5,7 @@
 
 #include <cassert>
 #include <cstring>
+#include <numeric>
 #include <thread>
 #include <zstd.h>
 
@@ -72,7 +73,9 @@ Status Artifact::readMetadata() {
   if (!fb::VerifyArtifactBuffer(verifier))
     return corrupt("metadata is not a valid FlatBuffer of this schema");
   metadata_ = fb::GetArtifact(metadata);
-  return validateMetadata(*metadata_, header_);
+  MOEPLAN_TRY(validateMetadata(*metadata_, header_));
+  synthetic_ = SyntheticWeights(*metadata_);
+  return {};
 }
 
 std::span<const std::byte> Artifact::stored(uint32_t index) const {
@@ -82,25 +85,29 @@ std::span<const std::byte> Artifact::stored(uint32_t index) const {
       .subspan(extent->offset(), extent->stored_bytes());
 }
 
-Status Artifact::prepareWeights(unsigned threads) const {
+Status Artifact::prepareWeights(unsigned threads, const fb::Plan *plan) const {
   if (!syntheticSeed())
     return {};
+  std::vector<uint32_t> segments;
+  if (plan) {
+    segments = weightsInProgramOrder(*metadata_, plan);
+    for (const fb::Expert *expert : *plan->experts()) // whether a program reads them or not
+      segments.insert(segments.end(), {expert->w1(), expert->w3(), expert->w2()});
+  } else {
+    segments.resize(metadata_->segments()->size());
+    std::iota(segments.begin(), segments.end(), 0);
+  }
   const std::lock_guard lock(syntheticMutex_);
-  if (!synthetic_.empty())
-    return {};
-  auto generated = SyntheticWeights::generate(*metadata_, generator(), threads);
-  if (!generated.ok())
-    return std::move(generated).status().withContext(path_);
-  synthetic_ = std::move(generated).value();
-  return {};
+  return synthetic_.generate(*metadata_, generator(), segments, threads).withContext(path_);
 }
 
 std::span<const std::byte> Artifact::weight(uint32_t index) const {
   const fb::Segment *segment = metadata_->segments()->Get(index);
   assert(segment->kind() == fb::SegmentKind::weight);
-  assert(!segment->synthetic() || !synthetic_.empty());
-  if (segment->synthetic())
+  if (segment->synthetic()) {
+    assert(!synthetic_[index].empty());
     return synthetic_[index];
+  }
   return loaded_[index].empty() ? stored(index) : loaded_[index];
 }
 
@@ -113,7 +120,7 @@ bool Artifact::hasBytes(uint32_t index) const {
   if (!metadata_->segments()->Get(index)->synthetic())
     return true;
   const std::lock_guard lock(syntheticMutex_);
-  return !synthetic_.empty();
+  return !synthetic_[index].empty();
 }
 
 void Artifact::generate(uint32_t index, uint64_t begin, std::span<std::byte> out) const {
@@ -146,7 +153,8 @@ Status Artifact::read(uint32_t index, uint64_t begin, std::span<std::byte> out) 
 
 Status Artifact::loadWeights(const LoadOptions &options) {
   if (syntheticSeed())
-    return prepareWeights(options.threads ? options.threads : std::thread::hardware_concurrency());
+    return prepareWeights(options.threads ? options.threads : std::thread::hardware_concurrency(),
+                          options.plan);
   auto loaded = LoadedWeights::load(*metadata_, file_, header_.segment_base, options);
   if (!loaded.ok())
     return std::move(loaded).status();

@@ -45,10 +45,10 @@ public:
     return seed ? std::optional(*seed) : std::nullopt;
   }
 
-  /// Makes every weight's bytes available: generates the synthetic ones on `threads` threads,
-  /// unless an earlier call has; calls at the same time wait for it. Errors:
-  /// MOEPLAN_RESOURCE_EXHAUSTED, after which it may be tried again.
-  Status prepareWeights(unsigned threads) const;
+  /// Makes the bytes of every weight of a plan available, or of all plans: generates the synthetic
+  /// ones on `threads` threads, unless an earlier call has; calls at the same time wait for it.
+  /// Errors: MOEPLAN_RESOURCE_EXHAUSTED, after which it may be tried again.
+  Status prepareWeights(unsigned threads, const fb::Plan *plan = nullptr) const;
   /// Loads weights as `options` say, in place of what an earlier call has loaded; synthetic ones
   /// are generated. Before anything uses the weights. Errors: see LoadedWeights::load().
   Status loadWeights(const LoadOptions &options);

@@ -7,6 +7,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace moeplan {
 
@@ -53,42 +54,40 @@ SyntheticGenerator syntheticGeneratorOf(const fb::Artifact &artifact) {
   return generator;
 }
 
-Result<SyntheticWeights> SyntheticWeights::generate(const fb::Artifact &artifact,
-                                                    const SyntheticGenerator &generator,
-                                                    unsigned threads) {
-  const auto &segments = *artifact.segments();
-  std::vector<uint64_t> offsets(segments.size());
+Status SyntheticWeights::generate(const fb::Artifact &artifact, const SyntheticGenerator &generator,
+                                  std::span<const uint32_t> segments, unsigned threads) {
+  std::vector<std::pair<uint32_t, uint64_t>> wanted; // and where in the memory
+  std::vector<bool> seen(bytes_.size());
   uint64_t total = 0;
-  for (uint32_t i = 0; i < segments.size(); ++i)
-    if (segments.Get(i)->synthetic()) {
-      offsets[i] = total;
-      const uint64_t pages =
-          (segments.Get(i)->extent()->bytes() + kMappedAlignment - 1) / kMappedAlignment;
-      total += pages * kMappedAlignment;
+  for (const uint32_t index : segments)
+    if (const fb::Segment &segment = *artifact.segments()->Get(index);
+        segment.synthetic() && bytes_[index].empty() && !seen[index]) {
+      seen[index] = true;
+      wanted.emplace_back(index, total);
+      total +=
+          (segment.extent()->bytes() + kMappedAlignment - 1) / kMappedAlignment * kMappedAlignment;
     }
+  if (wanted.empty())
+    return {};
   // The system promises more memory than it has, and ends the process that uses it.
   if (const auto available = availableMemoryBytes(); available && *available < total)
     return exhausted("the synthetic weights take " + std::to_string(total) +
                      " bytes, the machine has " + std::to_string(*available) + " left");
-  SyntheticWeights weights;
-  MOEPLAN_ASSIGN(weights.memory_, HostMemory::allocate(total, "synthetic weights"));
-  weights.memory_.useHugePages();
-  weights.bytes_.resize(segments.size());
-
+  MOEPLAN_ASSIGN(HostMemory memory, HostMemory::allocate(total, "synthetic weights"));
+  memory.useHugePages();
   std::vector<Part> parts;
-  for (uint32_t i = 0; i < segments.size(); ++i) {
-    const fb::Segment &segment = *segments.Get(i);
-    if (!segment.synthetic())
-      continue;
-    const SyntheticWeight weight = syntheticWeightOf(segment);
-    const uint64_t bytes = segment.extent()->bytes();
-    weights.bytes_[i] = {weights.memory_.data() + offsets[i], bytes};
-    for (uint64_t begin = 0; begin < bytes; begin += kPartBytes)
-      parts.push_back(
-          {weight, begin, weights.bytes_[i].subspan(begin, std::min(kPartBytes, bytes - begin))});
+  for (const auto &[index, offset] : wanted) {
+    const fb::Segment &segment = *artifact.segments()->Get(index);
+    const std::span<std::byte> bytes(memory.data() + offset, segment.extent()->bytes());
+    for (uint64_t begin = 0; begin < bytes.size(); begin += kPartBytes)
+      parts.push_back({syntheticWeightOf(segment), begin,
+                       bytes.subspan(begin, std::min(kPartBytes, bytes.size() - begin))});
   }
   fill(generator, parts, threads);
-  return weights;
+  for (const auto &[index, offset] : wanted)
+    bytes_[index] = {memory.data() + offset, artifact.segments()->Get(index)->extent()->bytes()};
+  memory_.push_back(std::move(memory));
+  return {};
 }
 
 } // namespace moeplan

@@ -18,22 +18,24 @@ SyntheticGenerator syntheticGeneratorOf(const fb::Artifact &artifact);
 /// What it is told of a segment.
 SyntheticWeight syntheticWeightOf(const fb::Segment &segment);
 
-/// Immutable once generated; may be used from several threads.
+/// What has been generated stays where it is. Generating wants a lock; reading what has been does
+/// not.
 class SyntheticWeights {
 public:
   SyntheticWeights() = default; ///< none
+  explicit SyntheticWeights(const fb::Artifact &artifact) : bytes_(artifact.segments()->size()) {}
 
-  /// Generates all of them on `threads` threads; the bytes do not depend on how many.
-  /// MOEPLAN_RESOURCE_EXHAUSTED where the machine has not that much memory left.
-  static Result<SyntheticWeights> generate(const fb::Artifact &artifact,
-                                           const SyntheticGenerator &generator, unsigned threads);
+  /// Generates those of `segments` that are synthetic and have not been, on `threads` threads; the
+  /// bytes do not depend on how many. MOEPLAN_RESOURCE_EXHAUSTED where the machine has not that
+  /// much memory left.
+  Status generate(const fb::Artifact &artifact, const SyntheticGenerator &generator,
+                  std::span<const uint32_t> segments, unsigned threads);
 
-  bool empty() const { return bytes_.empty(); }
-  /// The bytes of segment `index`, page-aligned; empty where it is not synthetic.
+  /// The bytes of segment `index`, page-aligned; empty where it has not been generated.
   std::span<const std::byte> operator[](uint32_t index) const { return bytes_[index]; }
 
 private:
-  HostMemory memory_;
+  std::vector<HostMemory> memory_;
   std::vector<std::span<std::byte>> bytes_; ///< per segment
 };
 

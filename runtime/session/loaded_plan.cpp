@@ -44,6 +44,8 @@ Result<std::unique_ptr<LoadedPlan>> LoadedPlan::load(Backend &backend, const fb:
   if (memory.step && (!plan.device_programs() || plan.device_programs()->size() == 0))
     return unsupported("plan '" + plan.name()->str() +
                        "' has no programs for cuda devices; compile it with --target-cuda");
+  if (!backend.device().cuda()) // which is given synthetic weights as they are generated
+    MOEPLAN_TRY(backend.artifact().prepareWeights(memory.pool->threads(), &plan));
   std::unique_ptr<LoadedPlan> loaded(new LoadedPlan(backend, plan, memory, sourcing));
   MOEPLAN_TRY(loaded->bringIn(staging, deferred));
   if (sourcing == Sourcing::resident) {

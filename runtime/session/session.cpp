@@ -95,8 +95,6 @@ Result<std::unique_ptr<Session>> Session::create(std::shared_ptr<Backend> backen
   const uint32_t context = contextOf(artifact, options);
   const uint32_t threads = options.threads ? options.threads : availablePhysicalCores();
 
-  if (!backend->device().cuda()) // which is given synthetic weights as they are generated
-    MOEPLAN_TRY(artifact.prepareWeights(threads));
   std::unique_ptr<Session> session(new Session(std::move(backend), context, threads));
   if (options.pinThreads)
     MOEPLAN_TRY(session->pool_.pinThreads());

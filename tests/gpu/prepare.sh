@@ -30,7 +30,7 @@ int4() {
   local away='' expert=0 share misses
   for share in 25 50 75 100; do # of the experts of every layer, on the host
     for (( ; expert < share * 8 / 100; ++expert)); do away+=$(on "*.experts.$expert" int4g64 host); done
-    for misses in in_place stream cached; do
+    for misses in in_place stream cached host_compute; do
       tier "host$share-$misses" "$away$(on '*' int4g64 device)" \
         "non_expert_format = \"int8\"\nmisses = \"$misses\"\n$([ $misses = cached ] && printf 'cache_slots = 2\\n')"
     done

@@ -17,7 +17,7 @@ median() { grep -o "\"$2\":{\"median\":[-0-9.e+]*" "$1" | head -1 | grep -o '[-0
 report "# $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo 'no nvidia-smi'), $(date +%F)"
 
 report "" "## Perplexity of the tiny checkpoint, GPU and CPU" ""
-for plan in bf16 int8 int4 mixed host50-in_place host50-stream host50-cached; do
+for plan in bf16 int8 int4 mixed host50-in_place host50-stream host50-cached host50-host_compute; do
   for where in "$device" cpu; do
     plan_options=(--plan "$plan" --text text.txt --context 256 --max-windows "${MOEPLAN_GPU_WINDOWS:-8}" --json)
     # Plans for a device need one with a memory of its own.
@@ -36,9 +36,9 @@ done
 
 report "" "## Switches under decode" ""
 same() { "$moeplan" run tiny.moeplan --device "$device" --plan int8 --prompt "It was" --max-tokens 24 \
-  --temperature 0 --switch-at 8:int4,12:host50-in_place,16:host50-cached --wait-for-switches 2>"$out/error.txt"; }
+  --temperature 0 --switch-at 8:int4,12:host50-in_place,16:host50-cached,20:host50-host_compute --wait-for-switches 2>"$out/error.txt"; }
 if first=$(same) && [ "$first" = "$(same)" ] && [ -n "$first" ]; then
-  report "- int8, int4, host50-in_place, host50-cached: twice the same tokens: ok"
+  report "- int8, int4, host50-in_place, host50-cached, host50-host_compute: twice the same tokens: ok"
 else
   report "- FAILED: $(tail -1 "$out/error.txt")"
   failed=1
@@ -62,7 +62,7 @@ bench() { # PLAN BATCH PROMPT
 }
 prompt=${MOEPLAN_GPU_PROMPT:-512}
 all_plans='int4 mixed int8 bf16'
-for share in 100 50 25 75; do all_plans+=" host$share-in_place host$share-stream host$share-cached"; done
+for share in 100 50 25 75; do all_plans+=" host$share-in_place host$share-stream host$share-cached host$share-host_compute"; done
 for plan in ${MOEPLAN_GPU_PLANS:-$all_plans}; do bench "$plan" 1 "$prompt"; done
 bench int4 8 "$prompt"
 bench int4 32 "$((4 * prompt))"
@@ -70,9 +70,11 @@ bench int4 32 "$((4 * prompt))"
 if command -v compute-sanitizer >/dev/null; then
   report "" "## compute-sanitizer" ""
   for tool in memcheck racecheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 9 "$moeplan" run tiny.moeplan --device "$device" \
-      --plan mixed --prompt "It was" --max-tokens 4 --temperature 0 >"$out/$tool.txt" 2>&1 &&
-      report "- $tool: ok" || { report "- $tool: FAILED"; failed=1; }
+    for plan in mixed host50-host_compute; do
+      compute-sanitizer --tool "$tool" --error-exitcode 9 "$moeplan" run tiny.moeplan --device "$device" \
+        --plan "$plan" --prompt "It was" --max-tokens 4 --temperature 0 >"$out/$tool-$plan.txt" 2>&1 &&
+        report "- $tool, $plan: ok" || { report "- $tool, $plan: FAILED"; failed=1; }
+    done
   done
 fi
 exit "$failed"

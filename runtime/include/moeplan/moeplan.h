@@ -306,8 +306,9 @@ typedef struct moeplan_session_options {
 
 MOEPLAN_EXPORT void moeplan_session_options_init(moeplan_session_options *options);
 
-/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped; the first session of an
- * artifact with synthetic weights generates them, in the time that writing so much memory takes.
+/* Loads the plan's kernels and allocates the KV cache. Weights stay mapped; synthetic ones are
+ * generated for the first session of a plan that reads them, in the time that writing so much memory
+ * takes.
  * `options` may be NULL. */
 MOEPLAN_EXPORT moeplan_status *moeplan_session_create(const moeplan_artifact *artifact,
                                                       const moeplan_session_options *options,

@@ -379,6 +379,17 @@ TEST_F(CudaSessionTest, AChoiceByBudgetFits) {
   }
 }
 
+TEST_F(CudaSessionTest, APlanTakesWhatThePlannerHasPredicted) {
+  const auto artifact = open(Artifacts::planned());
+  const fb::Prediction &predicted = *artifact->plan("planned").value()->prediction();
+  Served served(*artifact, "planned", "cuda", predicted.context());
+  const fb::Memory &memory = *predicted.device();
+  const uint64_t bytes = memory.weights() + memory.kv_cache() + memory.activations();
+  EXPECT_GT(memory.activations(), 512 * served.session->vocabSize() * sizeof(float));
+  // The prediction's arena is that of a placement without experts on the host.
+  EXPECT_NEAR(double(served.device().used()), double(bytes), 4096);
+}
+
 TEST_F(CudaSessionTest, SwitchesGoOnWhereTheyWere) {
   const auto artifact = open(Artifacts::cuda());
   Served served(*artifact, "int8", "cuda");

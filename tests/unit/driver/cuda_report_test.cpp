@@ -38,6 +38,14 @@ TEST(CudaReportTest, OnlySpillsOfDecodingAreWarnedOf) {
                                       "decoding will be slower than it could be"}));
 }
 
+TEST(CudaReportTest, WhatMakesWeightsIsNotDecoding) {
+  const CudaLibrary library{"sm_80", "", {5}, {KernelResources{64, 0, 32}}};
+  KernelSpec kernel{"cuda_x", "add", {}, 1, Machine::Cuda};
+  EXPECT_EQ(spillWarnings(cudaReportOf(kernel, library)).size(), 1u);
+  kernel.implementation = "generate_weight";
+  EXPECT_TRUE(spillWarnings(cudaReportOf(kernel, library)).empty());
+}
+
 TEST(CudaReportTest, ATableHasWhatPtxasSaid) {
   EXPECT_EQ(printCuda(report()),
             "CUDA kernel  sm_80 registers   shared  spills  sm_90a registers  shared  spills\n"

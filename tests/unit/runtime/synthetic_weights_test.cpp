@@ -84,6 +84,28 @@ TEST_F(SyntheticWeightsTest, TheyAreGeneratedOnceHoweverManyAskAtTheSameTime) {
     EXPECT_EQ(data, seen[0]);
 }
 
+TEST_F(SyntheticWeightsTest, APlanWantsItsOwnAlone) {
+  // A second plan, of the large weight besides.
+  draft.plans.push_back(draft.plans[0]);
+  draft.plans[1].name = "larger";
+  draft.plans[1].programs[0].arenaBytes = 64;
+  draft.plans[1].programs[0].commands = {
+      copy(operand(fb::BindingKind::segment, kLarge, 0, 64), arena(0, 64, fb::Access::write))};
+  const auto artifact = open();
+  const fb::Plan *plan = artifact->plan(nullptr).value(),
+                 *larger = artifact->plan("larger").value();
+  ASSERT_TRUE(artifact->prepareWeights(2, plan).ok());
+  EXPECT_TRUE(artifact->hasBytes(ArtifactDraft::kUp));
+  EXPECT_FALSE(artifact->hasBytes(kLarge));
+  const std::byte *up = artifact->weight(ArtifactDraft::kUp).data();
+  ASSERT_TRUE(artifact->prepareWeights(1, larger).ok());
+  EXPECT_TRUE(artifact->hasBytes(kLarge));
+  EXPECT_EQ(artifact->weight(ArtifactDraft::kUp).data(), up) << "what is there stays";
+  const auto whole = open();
+  ASSERT_TRUE(whole->prepareWeights(1).ok());
+  EXPECT_EQ(copyOf(artifact->weight(kLarge)), copyOf(whole->weight(kLarge)));
+}
+
 TEST_F(SyntheticWeightsTest, MoreThanTheMachineHasIsAStatus) {
   draft.segments[kLarge].format = fb::Format::f32;
   draft.segments[kLarge].shape = {{uint64_t(1) << 20, (uint64_t(1) << 20) - 1}};

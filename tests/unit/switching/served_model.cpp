@@ -99,6 +99,13 @@ const std::filesystem::path &Artifacts::cuda() {
   return artifact.path();
 }
 
+const std::filesystem::path &Artifacts::planned() {
+  static const CompiledArtifact artifact(
+      kProfile + "context = 256\n[targets]\ncuda = [\"sm_90a\"]\n[[tier]]\nname = \"planned\"\n" +
+      "misses = \"host_compute\"\ndevice_memory = \"509MiB\"\nprefer = \"quality\"\n");
+  return artifact.path();
+}
+
 const std::filesystem::path &Artifacts::synthetic() {
   const std::string pins = pin("*.experts.0", "int4", "host") + pin("*", "int4", "device");
   static const CompiledArtifact artifact(

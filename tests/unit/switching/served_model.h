@@ -29,6 +29,9 @@ struct Artifacts {
   /// the device), `split` (as int4, with half of the experts on the host, read in place),
   /// `stream`, `cached` and `host_compute` (the same, with these strategies; 2 slots a layer).
   static const std::filesystem::path &cuda();
+  /// For the same devices, planned: `planned`, bf16, more than half of the experts on the host,
+  /// which computes them.
+  static const std::filesystem::path &planned();
   /// The shapes of the tiny checkpoint with synthetic weights, for CUDA devices and CPUs: `split`
   /// (int4, one expert of each layer on the host, read in place) and `host_compute`.
   static const std::filesystem::path &synthetic();
