@@ -408,7 +408,8 @@ private:
                           policyDigest,
                           commandLine(),
                           statistics ? statistics->digest() : "",
-                          profileDigest};
+                          profileDigest,
+                          cuda.nvrtcVersion()};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
     CompleteFacts complete;
     if (facts.canaryFacts)

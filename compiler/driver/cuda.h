@@ -24,6 +24,8 @@ public:
   llvm::Error choose(llvm::ArrayRef<std::string> targets, bool makesCode);
 
   const std::vector<std::string> &targets() const { return targets_; }
+  /// "13.0"; empty where no code is made.
+  std::string nvrtcVersion() const { return nvrtc_ ? nvrtc_->version() : ""; }
   /// max_tokens of the programs for devices; empty without targets.
   llvm::ArrayRef<int64_t> programTokens() const;
   /// Libraries for every target, and PTX for those to come; empty without targets.

@@ -69,7 +69,7 @@ public:
     auto provenance = fb::CreateProvenance(
         builder, string(p.compilerVersion), string(p.llvmVersion), string(p.checkpointDigest),
         string(p.policyDigest), string(p.commandLine), optionalString(p.statisticsDigest),
-        optionalString(p.profileDigest));
+        optionalString(p.profileDigest), optionalString(p.nvrtcVersion));
     const auto *tokenizer = find_if(in.packed, [](const PackedSegment &segment) {
       return segment.kind == PackedSegment::Kind::Tokenizer;
     });

@@ -25,6 +25,7 @@ struct Provenance {
   std::string commandLine;      ///< without paths
   std::string statisticsDigest; ///< hex, empty without calibration statistics
   std::string profileDigest;    ///< hex, empty without a machine profile
+  std::string nvrtcVersion;     ///< empty without kernels for CUDA devices
 };
 
 /// What a tier asked for, and what the planner expects of the plan that was made of it.

@@ -292,6 +292,7 @@ std::string inspectArtifact(const Artifact &artifact) {
                             {"provenance",
                              {{"compiler_version", provenance.compiler_version()->str()},
                               {"llvm_version", provenance.llvm_version()->str()},
+                              {"nvrtc_version", orEmpty(provenance.nvrtc_version())},
                               {"checkpoint_digest", provenance.checkpoint_digest()->str()},
                               {"policy_digest", provenance.policy_digest()->str()},
                               {"statistics_digest", orEmpty(provenance.statistics_digest())},

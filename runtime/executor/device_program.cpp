@@ -54,13 +54,20 @@ DeviceStep::~DeviceStep() {
     device_.driver().streamDestroy(stream_);
 }
 
+template <typename Fetch> Status DeviceStep::launch(const DeviceProgram &program, Fetch &&fetch) {
+  const cuda::Driver &driver = device_.driver();
+  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
+  Status status = fetch();
+  if (!status.ok())
+    (void)driver.streamSynchronize(stream_);
+  return status;
+}
+
 Status DeviceStep::run(const DeviceProgram &program, const moeplan_step &step,
                        std::span<const int32_t> tokens, float *logits) {
-  const cuda::Driver &driver = device_.driver();
   MOEPLAN_TRY(device_.use());
   setInput(step, tokens);
-  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
-  return fetchLogits(step, logits);
+  return launch(program, [&] { return fetchLogits(step, logits); });
 }
 
 Result<std::span<const moeplan_candidate>>
@@ -69,10 +76,11 @@ DeviceStep::runForCandidates(const DeviceProgram &program, const moeplan_step &s
   const cuda::Driver &driver = device_.driver();
   MOEPLAN_TRY(device_.use());
   setInput(step, tokens);
-  MOEPLAN_CUDA(driver, graphLaunch, program.graph_, stream_);
-  MOEPLAN_CUDA(driver, copyToHostAsync, candidates_.data(), addressOf(deviceCandidates_.data()),
-               kCandidatesBytes, stream_);
-  MOEPLAN_CUDA(driver, streamSynchronize, stream_);
+  MOEPLAN_TRY(launch(program, [&]() -> Status {
+    MOEPLAN_CUDA(driver, copyToHostAsync, candidates_.data(), addressOf(deviceCandidates_.data()),
+                 kCandidatesBytes, stream_);
+    return driver.check(driver.streamSynchronize(stream_), "streamSynchronize");
+  }));
   return std::span(reinterpret_cast<const moeplan_candidate *>(candidates_.data()),
                    std::min<size_t>(MOEPLAN_CANDIDATES, vocabSize_));
 }

@@ -51,6 +51,9 @@ private:
   DeviceStep(CudaDevice &device, uint32_t vocabSize) : device_(device), vocabSize_(vocabSize) {}
 
   CudaDevice &device_;
+  /// Launches and fetches; after an error nothing is under way any more, neither here nor on the
+  /// host's threads.
+  template <typename Fetch> Status launch(const class DeviceProgram &program, Fetch &&fetch);
   /// Copies the wanted rows once the stream has made them.
   Status fetchLogits(const moeplan_step &step, float *logits);
   void setInput(const moeplan_step &step, std::span<const int32_t> tokens);

@@ -50,6 +50,7 @@ std::string describeKernelTimes(const std::vector<KernelTime> &times) {
   for (const KernelTime &time : times)
     list.push_back({{"kernel", time.kernel ? time.kernel->symbol()->str() : "copy"},
                     {"implementation", time.kernel ? time.kernel->implementation()->str() : "copy"},
+                    {"machine", time.kernel ? fb::EnumNameMachine(time.kernel->machine()) : ""},
                     {"dispatches", time.dispatches},
                     {"seconds", time.seconds},
                     {"weight_bytes", time.work.weight_bytes},

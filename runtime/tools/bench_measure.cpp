@@ -168,6 +168,14 @@ void Workload::measureKernels(Measurement &result, const char *phase,
   const Owned<char> owner(text);
   const MachineRates rates = larger(before, {meter_.readBandwidth(), meter_.arithmeticPeaks()});
   const auto kernels = nlohmann::json::parse(text);
+  // What a GPU's plan lets the CPU compute has the CPU's floor.
+  const auto isOnHost = [&](const nlohmann::json &kernel) {
+    return meter_.isGpu() && kernel["machine"] == "cpu";
+  };
+  const MachineRates host =
+      std::any_of(kernels.begin(), kernels.end(), isOnHost)
+          ? MachineRates{meter_.hostReadBandwidth(), meter_.hostArithmeticPeaks()}
+          : MachineRates();
   double total = 0;
   for (const auto &kernel : kernels)
     total += kernel["seconds"].get<double>();
@@ -180,7 +188,7 @@ void Workload::measureKernels(Measurement &result, const char *phase,
     row.work.cache_bytes = kernel["cache_bytes"];
     for (const Arithmetic &arithmetic : arithmetics)
       row.work.*arithmetic.operations = kernel[std::string(arithmetic.name) + "_operations"];
-    row.floorShare = rates.floorSeconds(row.work) / row.seconds;
+    row.floorShare = (isOnHost(kernel) ? host : rates).floorSeconds(row.work) / row.seconds;
     result.kernels.push_back(std::move(row));
   }
 }

@@ -40,11 +40,14 @@ uint64_t RateMeter::fetchedBytes() const {
 }
 
 std::array<double, arithmetics.size()> RateMeter::arithmeticPeaks() const {
+  return isGpu_ ? std::array<double, arithmetics.size()>{} : hostArithmeticPeaks();
+}
+
+std::array<double, arithmetics.size()> RateMeter::hostArithmeticPeaks() const {
   std::array<double, arithmetics.size()> peaks{};
-  if (!isGpu_)
-    for (const Arithmetic &arithmetic : arithmetics)
-      check(moeplan_measure_arithmetic_peak(arithmetic.id, threads_, peakRepetitions,
-                                            &peaks[arithmetic.id]));
+  for (const Arithmetic &arithmetic : arithmetics)
+    check(moeplan_measure_arithmetic_peak(arithmetic.id, threads_, peakRepetitions,
+                                          &peaks[arithmetic.id]));
   return peaks;
 }
 

@@ -26,6 +26,8 @@ public:
   uint64_t fetchedBytes() const;
   /// Zeros for a GPU, whose are not measured.
   std::array<double, arithmetics.size()> arithmeticPeaks() const;
+  /// Of the host's CPU.
+  std::array<double, arithmetics.size()> hostArithmeticPeaks() const;
 
 private:
   moeplan_runtime &runtime_;

@@ -452,9 +452,9 @@ MOEPLAN_EXPORT moeplan_status *moeplan_session_append_counted(moeplan_session *s
  * programs that the tokens go through runs 1 + `repetitions` times, so that a kernel's dispatches
  * have the operands, the routing and the weights of all layers that they have in earnest; the first
  * run is a warm-up. `*json` is an array of an object for each kernel, in the order in which they
- * first run: "kernel", "implementation", "dispatches", "seconds" (of all its dispatches for these
- * tokens, the median of the repetitions) and the fields of moeplan_work. Copies are the kernel
- * "copy". The string is released with moeplan_string_free(). */
+ * first run: "kernel", "implementation", "machine" ("cpu" or "cuda"), "dispatches", "seconds" (of all
+ * its dispatches for these tokens, the median of the repetitions) and the fields of moeplan_work.
+ * Copies are the kernel "copy". The string is released with moeplan_string_free(). */
 MOEPLAN_EXPORT moeplan_status *
 moeplan_session_measure_kernels(moeplan_session *session, const int32_t *tokens, size_t count,
                                 size_t logits_count, uint32_t repetitions, char **json);
