@@ -3,13 +3,17 @@
 #include "patch_header.h"
 #include "runtime/artifact/parts.h"
 #include "runtime/artifact/patch.h"
+#include "runtime/support/file_reader.h"
 #include "runtime/support/hash.h"
 #include "tests/support/artifact_builder.h"
 #include "tests/support/files.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <span>
+#include <vector>
 
 namespace moeplan::testing {
 namespace {
@@ -66,6 +70,35 @@ TEST_F(PartsFuzzTest, PartsTogetherAreTheArtifact) {
   }
   EXPECT_FALSE(planParts(whole.size(), 0, 8191).ok());
   EXPECT_FALSE(planParts(uint64_t(1) << 40, 0, 8192).ok());
+}
+
+TEST_F(PartsFuzzTest, PartsAreReadAcrossTheirEnds) {
+  const std::string whole = readFile(path("before.moeplan"));
+  auto file = openArtifactFile(split(8192)[0]);
+  ASSERT_TRUE(file.ok());
+  ASSERT_GT(file.value().pieces().size(), 2u);
+  FileReader reader(file.value());
+  ASSERT_TRUE(reader.openAll(FileReader::Mode::cached).ok());
+  for (const uint64_t bytes : {uint64_t(1000), uint64_t(5000), uint64_t(whole.size())}) {
+    std::string read(whole.size(), '\0');
+    const auto out = std::as_writable_bytes(std::span(read));
+    for (uint64_t begin = 0; begin < out.size(); begin += bytes)
+      ASSERT_TRUE(reader.read(begin, out.subspan(begin, std::min(bytes, out.size() - begin))).ok());
+    EXPECT_EQ(read, whole) << bytes;
+  }
+}
+
+TEST_F(PartsFuzzTest, WeightsOfAFileThatIsGoneAreReadWhereTheyAreMapped) {
+  for (const bool isGone : {false, true}) {
+    before.write(path("gone.moeplan"));
+    const auto artifact = open(path("gone.moeplan"));
+    if (isGone)
+      std::filesystem::remove(path("gone.moeplan"));
+    const std::span<const std::byte> weight = artifact->weight(D::kUp);
+    std::vector<std::byte> read(weight.size() - 3);
+    ASSERT_TRUE(artifact->read(D::kUp, 3, read).ok());
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), weight.begin() + 3)) << isGone;
+  }
 }
 
 TEST_F(PartsFuzzTest, EveryFieldOfAPartIsChecked) {
