@@ -11,10 +11,10 @@ provide_nvrtc
 build_preset release
 say "running the tests of preset 'release'"
 ctest --preset release -j2
-build_preset asan
+build_preset asan moeplan_tests
 say "running the tests of preset 'asan'"
 ctest --preset asan -j2
-build_preset tsan
+build_preset tsan moeplan_tests
 say "running the tests of preset 'tsan'"
 ctest --preset tsan -j2
 say "all tests passed"

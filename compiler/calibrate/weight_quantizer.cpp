@@ -74,7 +74,8 @@ const Calibration &WeightQuantizer::calibrationOf(StringRef name) {
   if (cached.key != key) {
     cached.calibration.reset(); // before the next: both may be large
     cached.calibration = std::make_unique<Calibration>(
-        statistics_->moments(*linear), statistics_->expert(linear->layer, linear->expert).tokens());
+        statistics_->moments(*linear), statistics_->expert(linear->layer, linear->expert).tokens(),
+        threads_);
     cached.key = key;
     statistics_->release(*linear);
   }

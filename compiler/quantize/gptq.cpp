@@ -11,18 +11,46 @@ constexpr int kRounds = 2;
 /// Of the search for the grids to start from.
 constexpr int kClips = 5, kIterations = 2;
 
-/// y[0 .. count) -= factor[i] * x, for 16 rows at once.
-MOEPLAN_LANES_INLINE void subtractOuter(Lanes *y, const float *factor, Lanes x, uint64_t count) {
-  for (uint64_t j = 0; j < count; ++j)
-    y[j] -= x * factor[j];
-}
-
 MOEPLAN_LANES_INLINE bool anyNonZero(Lanes x) {
   const IntLanes nonZero = x != 0.0f;
   for (unsigned r = 0; r < kLanes; ++r)
     if (nonZero[r])
       return true;
   return false;
+}
+
+/// Changes of columns on their way into the others, as many as a CPU prefetches rows at once: added
+/// together they load and store what they are added to once.
+struct Changes {
+  static constexpr uint64_t kMost = 32;
+  Lanes change[kMost];
+  const float *row[kMost];
+  uint64_t count = 0;
+};
+
+/// y[j] += sum over the changes, first to last, of change * row[j], 0 <= j < count. Four y at a
+/// time stay in registers.
+MOEPLAN_LANES_INLINE void addChanges(Lanes *y, const Changes &changes, uint64_t offset,
+                                     uint64_t count) {
+  constexpr uint64_t kAtOnce = 4;
+  uint64_t j = 0;
+  for (; j + kAtOnce <= count; j += kAtOnce) {
+    Lanes sum[kAtOnce];
+    for (uint64_t k = 0; k < kAtOnce; ++k)
+      sum[k] = y[j + k];
+    for (uint64_t i = 0; i < changes.count; ++i) {
+      const Lanes change = changes.change[i];
+      const float *row = changes.row[i] + offset + j;
+      __builtin_prefetch(row + 64); // rows of a whole Hessian lie in different pages
+      for (uint64_t k = 0; k < kAtOnce; ++k)
+        sum[k] += change * row[k];
+    }
+    for (uint64_t k = 0; k < kAtOnce; ++k)
+      y[j + k] = sum[k];
+  }
+  for (; j < count; ++j)
+    for (uint64_t i = 0; i < changes.count; ++i)
+      y[j] += changes.change[i] * changes.row[i][offset + j];
 }
 
 struct Block {
@@ -32,26 +60,54 @@ struct Block {
 
   const Lanes *values() const { return panel.values + hessian.begin; }
   Lanes *codes() const { return out.codes + hessian.begin; }
+  const float *row(uint64_t i) const { return hessian.matrix.data() + i * hessian.size; }
   uint64_t firstGroup() const { return hessian.begin / out.groupSize; }
   uint64_t endGroup() const {
     return (hessian.begin + hessian.size + out.groupSize - 1) / out.groupSize;
   }
 };
 
+/// gradient += change(k) H for the columns k of begin .. end - 1.
+template <typename Change>
+MOEPLAN_LANES_INLINE void addToGradient(const Block &b, Lanes *gradient, uint64_t begin,
+                                        uint64_t end, Change change) {
+  for (uint64_t k = begin; k < end;) {
+    Changes changes;
+    for (; k < end && changes.count < Changes::kMost; ++k) {
+      const Lanes x = change(k);
+      if (!anyNonZero(x))
+        continue;
+      changes.change[changes.count] = x;
+      changes.row[changes.count++] = b.row(k);
+    }
+    addChanges(gradient, changes, 0, b.hessian.size);
+  }
+}
+
 /// Rounds the block's columns in the order of the Hessian and lets those to come make up for each
-/// one's error. Scales and zeros are given. `rest` is scratch, [size].
+/// one's error, which is the whole of it: what was added to the column before it was rounded made
+/// up for others. Scales and zeros are given. `rest` is scratch, [size].
 MOEPLAN_LANES_INLINE void feedBack(const Block &b, Lanes *rest) {
   const uint64_t n = b.hessian.size;
   for (uint64_t i = 0; i < n; ++i)
     rest[i] = b.values()[b.hessian.order[i]];
-  for (uint64_t i = 0; i < n; ++i) {
-    const uint64_t k = b.hessian.order[i], group = (b.hessian.begin + k) / b.out.groupSize;
-    const Lanes scale = decodeScale(b.out.scales[group]);
-    const Lanes zero = decodeZero(b.out.zeros[group], b.out.steps);
-    const Lanes code = nearestCode(rest[i] / scale + zero, b.out.largest);
-    b.codes()[k] = code;
-    const Lanes error = rest[i] - scale * (code - zero);
-    subtractOuter(rest + i + 1, b.hessian.feedback.data() + i * n + i + 1, error, n - i - 1);
+  for (uint64_t begin = 0; begin < n; begin += Changes::kMost) {
+    const uint64_t end = std::min(begin + Changes::kMost, n);
+    Changes errors;
+    for (uint64_t i = begin; i < end; ++i) {
+      const uint64_t k = b.hessian.order[i], group = (b.hessian.begin + k) / b.out.groupSize;
+      const Lanes scale = decodeScale(b.out.scales[group]);
+      const Lanes zero = decodeZero(b.out.zeros[group], b.out.steps);
+      const Lanes code = nearestCode(rest[i] / scale + zero, b.out.largest);
+      b.codes()[k] = code;
+      const Lanes error = b.values()[k] - scale * (code - zero);
+      const float *row = b.hessian.feedbackRow(i); // of the columns from i + 1 on
+      for (uint64_t j = i + 1; j < end; ++j)
+        rest[j] += error * row[j - i - 1];
+      errors.change[errors.count] = error;
+      errors.row[errors.count++] = row + (end - i - 1);
+    }
+    addChanges(rest + end, errors, 0, n - end);
   }
 }
 
@@ -67,7 +123,6 @@ MOEPLAN_LANES_INLINE Lanes gridCost(const Sums &t, const Grid &grid) {
 /// with q the codes, H the group's part of the Hessian, t what the group must make up for, and
 /// A = q H q, B = q H 1, C = 1 H 1, p = q H t, o = 1 H t. `gradient` is H (w - w') and kept so.
 MOEPLAN_LANES_INLINE void refitScales(const Block &b, Lanes *gradient) {
-  const uint64_t n = b.hessian.size;
   for (uint64_t group = b.firstGroup(); group < b.endGroup(); ++group) {
     const uint64_t begin = group * b.out.groupSize - b.hessian.begin;
     const uint64_t end = b.out.groupEnd(group) - b.hessian.begin;
@@ -76,7 +131,7 @@ MOEPLAN_LANES_INLINE void refitScales(const Block &b, Lanes *gradient) {
     Lanes qq{}, q1{}, p{}, o{};
     float ones = 0;
     for (uint64_t i = begin; i < end; ++i) {
-      const float *row = b.hessian.matrix.data() + i * n;
+      const float *row = b.row(i);
       Lanes hq{};
       float h1 = 0;
       for (uint64_t j = begin; j < end; ++j) {
@@ -105,12 +160,10 @@ MOEPLAN_LANES_INLINE void refitScales(const Block &b, Lanes *gradient) {
       best = select(cost < bestCost, grid, best);
       bestCost = minimum(cost, bestCost);
     }
-    for (uint64_t i = begin; i < end; ++i) {
-      const Lanes code = b.codes()[i];
-      const Lanes change = best.scale * (code - best.zero) - now.scale * (code - now.zero);
-      if (anyNonZero(change))
-        subtractOuter(gradient, b.hessian.matrix.data() + i * n, change, n);
-    }
+    addToGradient(b, gradient, begin, end, [&](uint64_t k) __attribute__((always_inline)) {
+      const Lanes code = b.codes()[k];
+      return now.scale * (code - now.zero) - best.scale * (code - best.zero);
+    });
     b.out.scales[group] = best.scaleCode;
     b.out.zeros[group] = best.zeroCode;
   }
@@ -119,17 +172,26 @@ MOEPLAN_LANES_INLINE void refitScales(const Block &b, Lanes *gradient) {
 /// One sweep over the columns: each code goes where the objective is least with all others fixed.
 MOEPLAN_LANES_INLINE void descend(const Block &b, Lanes *gradient) {
   const uint64_t n = b.hessian.size;
-  for (uint64_t k = 0; k < n; ++k) {
-    const uint64_t group = (b.hessian.begin + k) / b.out.groupSize;
-    const Lanes scale = decodeScale(b.out.scales[group]);
-    const float *row = b.hessian.matrix.data() + k * n;
-    const Lanes code = b.codes()[k];
-    const Lanes moved = nearestCode(code + gradient[k] / (scale * row[k]), b.out.largest);
-    const Lanes change = scale * (moved - code);
-    if (!anyNonZero(change))
-      continue;
-    b.codes()[k] = moved;
-    subtractOuter(gradient, row, change, n);
+  for (uint64_t begin = 0; begin < n; begin += Changes::kMost) {
+    const uint64_t end = std::min(begin + Changes::kMost, n);
+    Changes changes;
+    for (uint64_t k = begin; k < end; ++k) {
+      const uint64_t group = (b.hessian.begin + k) / b.out.groupSize;
+      const Lanes scale = decodeScale(b.out.scales[group]);
+      const float *row = b.row(k);
+      const Lanes code = b.codes()[k];
+      const Lanes moved = nearestCode(code + gradient[k] / (scale * row[k]), b.out.largest);
+      const Lanes change = scale * (code - moved);
+      if (!anyNonZero(change))
+        continue;
+      b.codes()[k] = moved;
+      for (uint64_t j = begin; j < end; ++j)
+        gradient[j] += change * row[j];
+      changes.change[changes.count] = change;
+      changes.row[changes.count++] = row;
+    }
+    addChanges(gradient, changes, 0, begin);
+    addChanges(gradient + end, changes, end, n - end);
   }
 }
 
@@ -151,15 +213,13 @@ MOEPLAN_MULTIVERSION void quantizeBlocks(const Panel &panel, const QuantizerInpu
     feedBack(b, gradient);
     if (!refine)
       continue;
-    for (uint64_t k = 0; k < n; ++k)
-      gradient[k] = Lanes{};
-    for (uint64_t k = 0; k < n; ++k) {
+    std::fill(gradient, gradient + n, Lanes{});
+    addToGradient(b, gradient, 0, n, [&](uint64_t k) __attribute__((always_inline)) {
       const uint64_t group = (hessian.begin + k) / out.groupSize;
       const Lanes scale = decodeScale(out.scales[group]);
       const Lanes zero = decodeZero(out.zeros[group], out.steps);
-      const Lanes rest = b.values()[k] - scale * (b.codes()[k] - zero);
-      subtractOuter(gradient, hessian.matrix.data() + k * n, -rest, n);
-    }
+      return b.values()[k] - scale * (b.codes()[k] - zero);
+    });
     for (int round = 0; round < kRounds; ++round) {
       refitScales(b, gradient);
       descend(b, gradient);

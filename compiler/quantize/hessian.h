@@ -1,6 +1,8 @@
 // The second moments of a linear's input, and what error feedback needs of them.
 #pragma once
 
+#include "compiler/quantize/feedback.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -22,17 +24,22 @@ std::vector<float> diagonalOf(const SecondMoments &moments);
 struct HessianBlock {
   uint64_t begin, size;
   std::vector<float> matrix;   ///< [size][size]
-  std::vector<float> feedback; ///< upper triangular U, U^T U = inverse, in `order`; [size][size],
-                               ///< rows divided by their diagonal element
+  std::vector<float> feedback; ///< feedbackFactor() of it in `order`
   std::vector<uint32_t> order; ///< by falling diagonal: columns that matter are rounded first
+
+  /// What the columns order[i + 1 ...] make up for per unit of the error of order[i], [size - 1 -
+  /// i].
+  const float *feedbackRow(uint64_t i) const { return feedback.data() + feedbackOffset(size, i); }
 };
 
 /// Factored second moments. A column that no activation ever reached gets the damping alone.
 class FactoredHessian {
 public:
   /// `tokens`: how many the moments were summed over. Damping is 1 % of the mean diagonal, more
-  /// where there are fewer tokens than columns in a block.
-  FactoredHessian(const SecondMoments &moments, uint64_t tokens);
+  /// where there are fewer tokens than columns in a block. A block of n columns takes 6 n^2 bytes,
+  /// and as much while it is made. Does not depend on the number of threads.
+  FactoredHessian(const SecondMoments &moments, uint64_t tokens,
+                  llvm::ThreadPoolInterface &threads);
   const std::vector<HessianBlock> &blocks() const { return blocks_; }
 
 private:

@@ -83,10 +83,11 @@ Error checkInput(const TensorView &weight, const QuantizerInfo &quantizer,
 
 } // namespace
 
-Calibration::Calibration(const SecondMoments &moments, uint64_t tokens)
+Calibration::Calibration(const SecondMoments &moments, uint64_t tokens,
+                         ThreadPoolInterface &threads)
     : importance_(diagonalOf(moments)) {
   if (hasHessian(moments))
-    hessian_.emplace(moments, tokens);
+    hessian_.emplace(moments, tokens, threads);
 }
 
 Error moeplan::compiler::quantizeTensor(const TensorView &weight, const FormatInfo &format,

@@ -27,7 +27,7 @@ public:
   /// Nothing is known.
   Calibration() = default;
   /// `moments` is borrowed. A block of one column is a diagonal: importances, no Hessian.
-  Calibration(const SecondMoments &moments, uint64_t tokens);
+  Calibration(const SecondMoments &moments, uint64_t tokens, llvm::ThreadPoolInterface &threads);
 
   QuantizerInput input() const {
     return {importance_.empty() ? nullptr : importance_.data(), hessian_ ? &*hessian_ : nullptr};

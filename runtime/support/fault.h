@@ -1,6 +1,10 @@
 // Places where something outside the program may fail, and how tests make it.
 #pragma once
 
+#ifndef MOEPLAN_FAULT_POINTS
+#error "name the source among fault_sources in runtime/CMakeLists.txt"
+#endif
+
 #ifdef MOEPLAN_FAULT_INJECTION
 #include <atomic>
 #include <cstdint>

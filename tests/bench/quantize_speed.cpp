@@ -71,8 +71,11 @@ int main(int argc, char **argv) {
   const TensorView weight{"random", DType::BF16, reinterpret_cast<const uint8_t *>(values.data()),
                           rows, columns};
   const std::vector<float> sums = moments(columns, block);
-  const Calibration calibration({uint32_t(columns), uint32_t(block), sums.data()}, 30000);
   llvm::DefaultThreadPool one(llvm::hardware_concurrency(1));
+  const auto begin = std::chrono::steady_clock::now();
+  const Calibration calibration({uint32_t(columns), uint32_t(block), sums.data()}, 30000, one);
+  std::fprintf(stderr, "Hessian factored in %.3f s\n",
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   std::printf("| GB/s of bf16 |");
   for (const QuantizerInfo &quantizer : kQuantizers)
     std::printf(" %s |", std::string(quantizer.name).c_str());

@@ -75,8 +75,12 @@ namespace {
 constexpr const char *kQuantizerNames[] = {"rtn", "imatrix", "gptq", "descent", "hqq"};
 constexpr const char *kOnePerWidth[] = {"int8g64", "int4g32", "int3g128", "int2g64"};
 
+Calibration calibrationOf(uint64_t columns, uint64_t block, const float *moments) {
+  llvm::DefaultThreadPool one(llvm::hardware_concurrency(1));
+  return Calibration({uint32_t(columns), uint32_t(block), moments}, 10000, one);
+}
 Calibration fullCalibration(const std::vector<float> &moments, uint64_t columns) {
-  return Calibration({uint32_t(columns), uint32_t(columns), moments.data()}, 10000);
+  return calibrationOf(columns, columns, moments.data());
 }
 
 TEST(QuantizeTest, EveryQuantizerComesCloseInEveryFormatAndShape) {
@@ -149,7 +153,7 @@ TEST(QuantizeTest, BlocksOfMomentsAreEachTheirOwnHessian) {
   constexpr uint64_t kRows = 32;
   Quantization whole(weightLikeNumbers(kRows * 256, 17), kRows, 256);
   const std::vector<float> moments = activationMoments(256, 128, 19);
-  ASSERT_EQ(whole.run("int3g32", "descent", Calibration({256, 128, moments.data()}, 10000)), "");
+  ASSERT_EQ(whole.run("int3g32", "descent", calibrationOf(256, 128, moments.data())), "");
   for (uint64_t half : {0, 1}) {
     std::vector<float> values;
     for (uint64_t r = 0; r < kRows; ++r)
@@ -157,9 +161,8 @@ TEST(QuantizeTest, BlocksOfMomentsAreEachTheirOwnHessian) {
         values.push_back(whole.values[r * 256 + half * 128 + c]);
     Quantization part(values, kRows, 128);
     const uint64_t count = momentCount(128, 128);
-    ASSERT_EQ(part.run("int3g32", "descent",
-                       Calibration({128, 128, moments.data() + half * count}, 10000)),
-              "");
+    ASSERT_EQ(
+        part.run("int3g32", "descent", calibrationOf(128, 128, moments.data() + half * count)), "");
     for (uint64_t r = 0; r < kRows; ++r)
       for (uint64_t c = 0; c < 128; ++c)
         ASSERT_EQ(part.at(r, c), whole.at(r, half * 128 + c)) << half << " " << r << " " << c;
@@ -305,7 +308,7 @@ TEST(QuantizeTest, NumbersAreTheSameOnEveryMachine) {
 TEST(QuantizeTest, AQuantizerWithoutWhatItNeedsIsRefused) {
   Quantization weight(weightLikeNumbers(16 * 64, 5), 16, 64);
   const std::vector<float> moments = activationMoments(64, 1, 7);
-  const Calibration diagonal({64, 1, moments.data()}, 1000);
+  const Calibration diagonal = calibrationOf(64, 1, moments.data());
   EXPECT_EQ(weight.run("int4g32", "imatrix"),
             "weight: quantiser 'imatrix' needs calibration that there is not");
   EXPECT_EQ(weight.run("int4g32", "descent", diagonal),
