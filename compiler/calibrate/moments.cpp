@@ -19,22 +19,23 @@ constexpr uint64_t kRowTile = 4;
 
 /// sums[i][j] += sum_t x[t][i] x[t][j] for j <= i, x [count][stride] from a block's first column
 /// on.
-MOEPLAN_MULTIVERSION void addOuterProducts(const float *x, uint64_t stride, uint64_t count,
-                                           uint64_t size, float *sums) {
-  const uint64_t width = (size + kLanes - 1) / kLanes * kLanes;
+template <typename F>
+MOEPLAN_LANES_INLINE void addOuterProductsBy(const float *x, uint64_t stride, uint64_t count,
+                                             uint64_t size, float *sums) {
+  const uint64_t width = padded(size);
   for (uint64_t i = 0; i < size; i += kRowTile) {
     const uint64_t rows = std::min(kRowTile, size - i);
-    for (uint64_t j = 0; j <= i + rows - 1; j += kLanes) {
-      Lanes sum[kRowTile] = {};
+    for (uint64_t j = 0; j <= i + rows - 1; j += kRowsOf<F>) {
+      F sum[kRowTile] = {};
       for (uint64_t t = 0; t < count; ++t) {
         const float *vector = x + t * stride;
-        Lanes columns;
+        F columns;
         std::memcpy(&columns, vector + j, sizeof(columns));
         for (uint64_t r = 0; r < kRowTile; ++r)
           sum[r] += columns * vector[i + (r < rows ? r : 0)];
       }
       for (uint64_t r = 0; r < rows; ++r) {
-        Lanes before;
+        F before;
         std::memcpy(&before, sums + (i + r) * width + j, sizeof(before));
         before += sum[r];
         std::memcpy(sums + (i + r) * width + j, &before, sizeof(before));
@@ -42,6 +43,9 @@ MOEPLAN_MULTIVERSION void addOuterProducts(const float *x, uint64_t stride, uint
     }
   }
 }
+MOEPLAN_BY_INSTRUCTION_SET(
+    addOuterProducts, (const float *x, uint64_t stride, uint64_t count, uint64_t size, float *sums),
+    (x, stride, count, size, sums), addOuterProductsBy<F>(x, stride, count, size, sums))
 
 } // namespace
 

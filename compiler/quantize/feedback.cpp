@@ -22,9 +22,6 @@ constexpr uint64_t kTile = 128;
 constexpr uint64_t kStrip = 16;
 constexpr uint64_t kStripSize = kTile * kStrip;
 
-typedef double Wide __attribute__((vector_size(64), aligned(64), may_alias));
-constexpr uint64_t kWide = 8;
-
 uint64_t indexInTile(uint64_t row, uint64_t column) {
   return column / kStrip * kStripSize + row * kStrip + column % kStrip;
 }
@@ -53,65 +50,84 @@ private:
   std::unique_ptr<double, Free> values_;
 };
 
-/// y -= factor * x for a row of a strip.
-MOEPLAN_LANES_INLINE void subtractRow(double *y, const double *x, double factor) {
-  for (uint64_t j = 0; j < kStrip; j += kWide)
-    *reinterpret_cast<Wide *>(y + j) -= *reinterpret_cast<const Wide *>(x + j) * factor;
+/// Doubles in a vector as wide as F.
+template <typename F> using DoubleOf = typename RowVectors<kRowsOf<F>>::Double;
+template <typename F> constexpr uint64_t kDoublesOf = kRowsOf<F> / 2;
+
+template <typename F> MOEPLAN_LANES_INLINE DoubleOf<F> &vectorAt(double *x) {
+  return *reinterpret_cast<DoubleOf<F> *>(x);
 }
-MOEPLAN_LANES_INLINE void divideRow(double *y, double divisor) {
-  for (uint64_t j = 0; j < kStrip; j += kWide)
-    *reinterpret_cast<Wide *>(y + j) /= Wide{} + divisor;
+template <typename F> MOEPLAN_LANES_INLINE const DoubleOf<F> &vectorAt(const double *x) {
+  return *reinterpret_cast<const DoubleOf<F> *>(x);
+}
+
+/// y -= factor * x for a row of a strip.
+template <typename F>
+MOEPLAN_LANES_INLINE void subtractRow(double *y, const double *x, double factor) {
+  for (uint64_t j = 0; j < kStrip; j += kDoublesOf<F>)
+    vectorAt<F>(y + j) -= vectorAt<F>(x + j) * factor;
+}
+template <typename F> MOEPLAN_LANES_INLINE void divideRow(double *y, double divisor) {
+  for (uint64_t j = 0; j < kStrip; j += kDoublesOf<F>)
+    vectorAt<F>(y + j) /= DoubleOf<F>{} + divisor;
 }
 
 /// A = R^T R of a tile on the diagonal, in place; what is below the diagonal becomes meaningless.
-MOEPLAN_MULTIVERSION void factorTile(double *a) {
+template <typename F> MOEPLAN_LANES_INLINE void factorTileBy(double *a) {
   for (uint64_t i = 0; i < kTile; ++i) {
     const double pivot = std::sqrt(std::max(a[indexInTile(i, i)], 1e-300));
     const uint64_t first = i / kStrip;
     for (uint64_t strip = first; strip < kTile / kStrip; ++strip)
-      divideRow(a + strip * kStripSize + i * kStrip, pivot);
+      divideRow<F>(a + strip * kStripSize + i * kStrip, pivot);
     for (uint64_t strip = first; strip < kTile / kStrip; ++strip) {
       double *rows = a + strip * kStripSize;
       for (uint64_t k = i + 1; k < (strip + 1) * kStrip; ++k)
-        subtractRow(rows + k * kStrip, rows + i * kStrip, a[indexInTile(i, k)]);
+        subtractRow<F>(rows + k * kStrip, rows + i * kStrip, a[indexInTile(i, k)]);
     }
   }
 }
 
 /// X with R^T X = A for a tile `a` to the right of the factored `r`, in place.
-MOEPLAN_MULTIVERSION void solveTile(double *a, const double *r) {
+template <typename F> MOEPLAN_LANES_INLINE void solveTileBy(double *a, const double *r) {
   for (uint64_t strip = 0; strip < kTile / kStrip; ++strip) {
     double *rows = a + strip * kStripSize;
     for (uint64_t i = 0; i < kTile; ++i) {
-      divideRow(rows + i * kStrip, r[indexInTile(i, i)]);
+      divideRow<F>(rows + i * kStrip, r[indexInTile(i, i)]);
       for (uint64_t k = i + 1; k < kTile; ++k)
-        subtractRow(rows + k * kStrip, rows + i * kStrip, r[indexInTile(i, k)]);
+        subtractRow<F>(rows + k * kStrip, rows + i * kStrip, r[indexInTile(i, k)]);
     }
   }
 }
 
-/// c -= a^T b, where all the time goes: 4 rows of 16 columns at once in registers.
-MOEPLAN_MULTIVERSION void updateTile(double *c, const double *a, const double *b) {
-  constexpr uint64_t kRows = 4, kVectors = kStrip / kWide;
+/// c -= a^T b, where all the time goes: 4 rows of two vectors at once in registers.
+template <typename F>
+MOEPLAN_LANES_INLINE void updateTileBy(double *c, const double *a, const double *b) {
+  constexpr uint64_t kRows = 4, kVectors = 2, kColumns = kVectors * kDoublesOf<F>;
   for (uint64_t strip = 0; strip < kTile / kStrip; ++strip)
-    for (uint64_t r = 0; r < kTile; r += kRows) {
-      double *out = c + strip * kStripSize + r * kStrip;
-      Wide sum[kRows][kVectors];
-      for (uint64_t k = 0; k < kRows; ++k)
-        for (uint64_t v = 0; v < kVectors; ++v)
-          sum[k][v] = *reinterpret_cast<Wide *>(out + k * kStrip + v * kWide);
-      const double *factors = a + indexInTile(0, r), *row = b + strip * kStripSize;
-      for (uint64_t i = 0; i < kTile; ++i, factors += kStrip, row += kStrip)
-        for (uint64_t v = 0; v < kVectors; ++v) {
-          const Wide x = *reinterpret_cast<const Wide *>(row + v * kWide);
-          for (uint64_t k = 0; k < kRows; ++k)
-            sum[k][v] -= x * factors[k];
-        }
-      for (uint64_t k = 0; k < kRows; ++k)
-        for (uint64_t v = 0; v < kVectors; ++v)
-          *reinterpret_cast<Wide *>(out + k * kStrip + v * kWide) = sum[k][v];
-    }
+    for (uint64_t column = 0; column < kStrip; column += kColumns)
+      for (uint64_t r = 0; r < kTile; r += kRows) {
+        double *out = c + strip * kStripSize + r * kStrip + column;
+        DoubleOf<F> sum[kRows][kVectors];
+        for (uint64_t k = 0; k < kRows; ++k)
+          for (uint64_t v = 0; v < kVectors; ++v)
+            sum[k][v] = vectorAt<F>(out + k * kStrip + v * kDoublesOf<F>);
+        const double *factors = a + indexInTile(0, r), *row = b + strip * kStripSize + column;
+        for (uint64_t i = 0; i < kTile; ++i, factors += kStrip, row += kStrip)
+          for (uint64_t v = 0; v < kVectors; ++v) {
+            const DoubleOf<F> x = vectorAt<F>(row + v * kDoublesOf<F>);
+            for (uint64_t k = 0; k < kRows; ++k)
+              sum[k][v] -= x * factors[k];
+          }
+        for (uint64_t k = 0; k < kRows; ++k)
+          for (uint64_t v = 0; v < kVectors; ++v)
+            vectorAt<F>(out + k * kStrip + v * kDoublesOf<F>) = sum[k][v];
+      }
 }
+
+MOEPLAN_BY_INSTRUCTION_SET(factorTile, (double *a), (a), factorTileBy<F>(a))
+MOEPLAN_BY_INSTRUCTION_SET(solveTile, (double *a, const double *r), (a, r), solveTileBy<F>(a, r))
+MOEPLAN_BY_INSTRUCTION_SET(updateTile, (double *c, const double *a, const double *b), (c, a, b),
+                           updateTileBy<F>(c, a, b))
 
 /// visit(0) .. visit(count - 1), on all threads.
 void forEach(uint64_t count, llvm::ThreadPoolInterface &threads,

@@ -14,49 +14,50 @@ constexpr int kIterations = 20;
 
 /// x^power for x > 0 to about 1e-5: 2^(power * log2 x), with the series of artanh for the logarithm
 /// and Taylor's of e^x. Own arithmetic, since the C library's differs between CPUs.
-MOEPLAN_LANES_INLINE Lanes power(Lanes x, float exponent) {
-  const IntLanes bits = (IntLanes)x;
-  const Lanes mantissa = (Lanes)((bits & 0x7fffff) | 0x3f800000);
-  const Lanes t = (mantissa - 1.0f) / (mantissa + 1.0f), t2 = t * t;
-  const Lanes log2 = toFloat((bits >> 23) - 127) +
-                     t * (2.885390f + t2 * (0.961797f + t2 * (0.577078f + t2 * 0.412199f)));
-  const Lanes scaled = maximum(minimum(log2 * exponent, splat(60)), splat(-60));
-  const Lanes whole = nearest(scaled), f = (scaled - whole) * 0.6931472f;
-  const Lanes fraction =
+template <typename F> MOEPLAN_LANES_INLINE F power(F x, float exponent) {
+  const IntOf<F> bits = (IntOf<F>)x;
+  const F mantissa = (F)((bits & 0x7fffff) | 0x3f800000);
+  const F t = (mantissa - 1.0f) / (mantissa + 1.0f), t2 = t * t;
+  const F log2 = toFloat((bits >> 23) - 127) +
+                 t * (2.885390f + t2 * (0.961797f + t2 * (0.577078f + t2 * 0.412199f)));
+  const F scaled = maximum(minimum(log2 * exponent, splat<F>(60)), splat<F>(-60));
+  const F whole = nearest(scaled), f = (scaled - whole) * 0.6931472f;
+  const F fraction =
       1.0f + f * (1.0f + f * (0.5f + f * (1.0f / 6 + f * (1.0f / 24 + f * (1.0f / 120)))));
-  return fraction * (Lanes)((toInt(whole) + 127) << 23);
+  return fraction * (F)((toInt(whole) + 127) << 23);
 }
 
 /// The minimiser of |e|^p + penalty / 2 (x - e)^2, to first order (generalised soft thresholding).
-MOEPLAN_LANES_INLINE Lanes shrink(Lanes x, float penalty) {
-  const Lanes size = magnitude(x);
-  const Lanes kept = size - power(maximum(size, splat(1e-6f)), kExponent - 1) * (1.0f / penalty);
-  const Lanes positive = maximum(kept, Lanes{});
+template <typename F> MOEPLAN_LANES_INLINE F shrink(F x, float penalty) {
+  const F size = magnitude(x);
+  const F kept = size - power(maximum(size, splat<F>(1e-6f)), kExponent - 1) * (1.0f / penalty);
+  const F positive = maximum(kept, F{});
   return x < 0 ? -positive : positive;
 }
 
-MOEPLAN_LANES_INLINE Grid fitHalfQuadratic(const Lanes *values, uint64_t count, float largest,
-                                           float steps) {
-  Lanes low{}, high{};
+template <typename F>
+MOEPLAN_LANES_INLINE Grid<F> fitHalfQuadratic(Rows<F> values, uint64_t count, float largest,
+                                              float steps) {
+  F low{}, high{};
   for (uint64_t k = 0; k < count; ++k) {
     low = minimum(low, values[k]);
     high = maximum(high, values[k]);
   }
-  Grid grid = spanGrid(low, high, largest, steps), best = grid;
-  const Lanes inverse = 1.0f / grid.scale;
-  Lanes zero = grid.zero, bestError = splat(3e38f);
+  Grid<F> grid = spanGrid(low, high, largest, steps), best = grid;
+  const F inverse = 1.0f / grid.scale;
+  F zero = grid.zero, bestError = splat<F>(3e38f);
   float penalty = kFirstPenalty;
   for (int iteration = 0; iteration <= kIterations; ++iteration, penalty *= kPenaltyGrowth) {
     grid = makeGrid(grid.scale, zero, steps);
-    Lanes error{}, sum{};
+    F error{}, sum{};
     for (uint64_t k = 0; k < count; ++k) {
-      const Lanes scaled = values[k] * inverse;
-      const Lanes code = nearestCode(scaled + grid.zero, largest);
-      const Lanes rest = scaled - (code - grid.zero);
+      const F scaled = values[k] * inverse;
+      const F code = nearestCode(scaled + grid.zero, largest);
+      const F rest = scaled - (code - grid.zero);
       error += magnitude(rest);
       sum += code - scaled + shrink(rest, penalty);
     }
-    const IntLanes better = error < bestError;
+    const IntOf<F> better = error < bestError;
     best = select(better, grid, best);
     bestError = minimum(error, bestError);
     zero = sum * (1.0f / float(count));
@@ -64,15 +65,21 @@ MOEPLAN_LANES_INLINE Grid fitHalfQuadratic(const Lanes *values, uint64_t count, 
   return best;
 }
 
-MOEPLAN_MULTIVERSION void quantizeGroups(const Panel &panel, PanelCodes &out) {
+template <typename F>
+MOEPLAN_LANES_INLINE void quantizeRows(const Panel &panel, PanelCodes &out, unsigned row) {
+  const Rows<F> values(panel.values, row), codes(out.codes, row);
+  const Rows<IntOf<F>> scales(out.scales, row), zeros(out.zeros, row);
   for (uint64_t g = 0; g < out.groups; ++g) {
     const uint64_t begin = g * out.groupSize, count = out.groupEnd(g) - begin;
-    const Grid grid = fitHalfQuadratic(panel.values + begin, count, out.largest, out.steps);
-    out.scales[g] = grid.scaleCode;
-    out.zeros[g] = grid.zeroCode;
-    roundToGrid(panel.values + begin, count, grid, out.largest, out.codes + begin);
+    const Grid<F> grid = fitHalfQuadratic(values + begin, count, out.largest, out.steps);
+    scales[g] = grid.scaleCode;
+    zeros[g] = grid.zeroCode;
+    roundToGrid(values + begin, count, grid, out.largest, codes + begin);
   }
 }
+
+MOEPLAN_BY_INSTRUCTION_SET(quantizeGroups, (const Panel &panel, PanelCodes &out), (panel, out),
+                           MOEPLAN_FOR_ROWS(quantizeRows<F>(panel, out, row)))
 
 } // namespace
 

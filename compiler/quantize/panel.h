@@ -12,26 +12,27 @@
 
 namespace moeplan::compiler {
 
-/// Memory of 64-byte aligned vectors, without initialisation.
+/// [count][kLanes] numbers of 4 bytes, 64-byte aligned, without initialisation.
 class LaneBuffer {
 public:
   explicit LaneBuffer(uint64_t count)
-      : data_(static_cast<Lanes *>(::operator new(count * sizeof(Lanes), std::align_val_t(64)))) {}
-  Lanes *data() const { return data_.get(); }
+      : data_(static_cast<float *>(::operator new(count *kLanes * 4, std::align_val_t(64)))) {}
+  float *data() const { return data_.get(); }
 
 private:
   struct Free {
-    void operator()(Lanes *p) const { ::operator delete(p, std::align_val_t(64)); }
+    void operator()(float *p) const { ::operator delete(p, std::align_val_t(64)); }
   };
-  std::unique_ptr<Lanes, Free> data_;
+  std::unique_ptr<float, Free> data_;
 };
 
-/// 16 rows, transposed: one vector per column. Rows beyond the weight's last are zero.
+/// 16 rows, transposed: those of a column one behind the other. Rows beyond the weight's last are
+/// zero.
 struct Panel {
   explicit Panel(uint64_t columns) : columns(columns), buffer(columns), values(buffer.data()) {}
   uint64_t columns;
   LaneBuffer buffer;
-  Lanes *values; ///< [columns]
+  float *values; ///< [columns][kLanes]
 };
 
 /// The quantised numbers of a panel: codes as whole floats, scales and zeros as their bytes.
@@ -43,8 +44,8 @@ struct PanelCodes {
   float largest; ///< 2^bits - 1
   float steps;   ///< of a zero point per code: 256 / 2^bits
   LaneBuffer buffer;
-  Lanes *codes;             ///< [columns]
-  IntLanes *scales, *zeros; ///< [groups]
+  float *codes;            ///< [columns][kLanes]
+  int32_t *scales, *zeros; ///< [groups][kLanes]
 
   uint64_t groupEnd(uint64_t group) const { return std::min((group + 1) * groupSize, columns); }
 };
@@ -61,7 +62,7 @@ std::optional<PanelPosition> loadPanel(DType dtype, const uint8_t *in, uint64_t 
 /// Writes the tile in the packed layout (kernel_abi.h): `out` takes tiled::tileBytes(tile).
 void packPanel(const PanelCodes &numbers, const WeightShape &tile, uint8_t *out);
 
-/// What is lost: out[k] = panel - codes, for each column.
-void panelError(const Panel &panel, const PanelCodes &numbers, Lanes *out);
+/// What is lost: `out` [columns][kLanes] = panel - codes.
+void panelError(const Panel &panel, const PanelCodes &numbers, float *out);
 
 } // namespace moeplan::compiler

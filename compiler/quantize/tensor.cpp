@@ -48,29 +48,42 @@ Error forEachPanel(const TensorView &weight, uint64_t stride, ThreadPoolInterfac
 }
 
 /// e H e^T of each row, for one panel.
-MOEPLAN_MULTIVERSION void quadraticForms(const FactoredHessian &hessian, const Lanes *error,
-                                         double *out) {
+template <typename F>
+MOEPLAN_LANES_INLINE void quadraticFormsOfRows(const FactoredHessian &hessian, Rows<F> error,
+                                               double *out) {
   for (const HessianBlock &block : hessian.blocks()) {
-    const Lanes *e = error + block.begin;
+    const Rows<F> e = error + block.begin;
     for (uint64_t i = 0; i < block.size; ++i) {
-      Lanes sum{};
+      F sum{};
       const float *row = block.matrix.data() + i * block.size;
       for (uint64_t j = 0; j < block.size; ++j)
         sum += e[j] * row[j];
       sum *= e[i];
-      for (unsigned r = 0; r < kLanes; ++r)
+      for (unsigned r = 0; r < kRowsOf<F>; ++r)
         out[r] += double(sum[r]);
     }
   }
 }
-MOEPLAN_MULTIVERSION void weightedSquares(const float *importance, const Lanes *error,
-                                          uint64_t columns, double *out) {
+MOEPLAN_BY_INSTRUCTION_SET(quadraticForms,
+                           (const FactoredHessian &hessian, float *error, double *out),
+                           (hessian, error, out),
+                           MOEPLAN_FOR_ROWS(quadraticFormsOfRows(hessian, Rows<F>(error, row),
+                                                                 out + row)))
+
+template <typename F>
+MOEPLAN_LANES_INLINE void weightedSquaresOfRows(const float *importance, Rows<F> error,
+                                                uint64_t columns, double *out) {
   for (uint64_t k = 0; k < columns; ++k) {
-    const Lanes square = error[k] * error[k] * (importance ? importance[k] : 1.0f);
-    for (unsigned r = 0; r < kLanes; ++r)
+    const F square = error[k] * error[k] * (importance ? importance[k] : 1.0f);
+    for (unsigned r = 0; r < kRowsOf<F>; ++r)
       out[r] += double(square[r]);
   }
 }
+MOEPLAN_BY_INSTRUCTION_SET(weightedSquares,
+                           (const float *importance, float *error, uint64_t columns, double *out),
+                           (importance, error, columns, out),
+                           MOEPLAN_FOR_ROWS(weightedSquaresOfRows(importance, Rows<F>(error, row),
+                                                                  columns, out + row)))
 
 Error checkInput(const TensorView &weight, const QuantizerInfo &quantizer,
                  const Calibration &calibration) {

@@ -1,4 +1,5 @@
 // How fast the quantisers are, in bytes of bf16 input per second and core.
+#include "compiler/quantize/lanes.h"
 #include "compiler/quantize/tensor.h"
 #include "runtime/support/command_line.h"
 
@@ -60,12 +61,16 @@ int main(int argc, char **argv) {
       "moeplan-quantize-speed");
   uint64_t rows = 1792, columns = 4096, block = 128;
   int repetitions = 5;
+  unsigned lanes = kLanes;
   app.add_option("--rows", rows)->capture_default_str();
   app.add_option("--columns", columns)->capture_default_str();
   app.add_option("--block", block, "columns of a block of the Hessian")->capture_default_str();
   app.add_option("--repetitions", repetitions)->capture_default_str();
+  app.add_option("--lanes", lanes, "of a vector, at most: 16 is AVX-512, 8 AVX2, 4 SSE2")
+      ->capture_default_str();
   if (const std::optional<int> code = parseCommandLine(app, argc, argv))
     return *code;
+  limitLanes(lanes);
 
   const std::vector<uint16_t> values = randomBf16(rows * columns);
   const TensorView weight{"random", DType::BF16, reinterpret_cast<const uint8_t *>(values.data()),

@@ -1,4 +1,5 @@
 #include "compiler/quantize/hessian.h"
+#include "compiler/quantize/lanes.h"
 #include "tests/unit/quantize/quantize_test.h"
 
 #include <cmath>
@@ -58,7 +59,7 @@ TEST_P(FeedbackTest, FactorsTheHessian) {
       ASSERT_NEAR(product(i, j, i), h(i, j), 1e-6 * std::sqrt(h(i, i) * h(j, j))) << i << " " << j;
 }
 
-TEST_P(FeedbackTest, DoesNotDependOnTheNumberOfThreads) {
+TEST_P(FeedbackTest, DependsNeitherOnThreadsNorOnTheWidthOfVectors) {
   const uint64_t columns = GetParam();
   const std::vector<float> moments = activationMoments(columns, columns, 72);
   const FactoredHessian one = factored(columns, moments, 5000);
@@ -67,6 +68,11 @@ TEST_P(FeedbackTest, DoesNotDependOnTheNumberOfThreads) {
     EXPECT_EQ(several.blocks()[0].feedback, one.blocks()[0].feedback);
     EXPECT_EQ(several.blocks()[0].matrix, one.blocks()[0].matrix);
   }
+  for (unsigned lanes : {8u, 4u}) {
+    limitLanes(lanes);
+    EXPECT_EQ(factored(columns, moments, 5000).blocks()[0].feedback, one.blocks()[0].feedback);
+  }
+  limitLanes(kLanes);
 }
 
 INSTANTIATE_TEST_SUITE_P(Columns, FeedbackTest, ::testing::Values(1, 2, 70, 127, 128, 129, 400));
