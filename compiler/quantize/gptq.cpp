@@ -28,8 +28,8 @@ template <typename F> struct Changes {
   uint64_t count = 0;
 };
 
-/// y[j] += sum over the changes, first to last, of change * row[j], 0 <= j < count. Four y at a
-/// time stay in registers.
+/// y[j] += sum over the changes, first to last, of change * row[offset + j], 0 <= j < count. Four y
+/// at a time stay in registers.
 template <typename F>
 MOEPLAN_LANES_INLINE void addChanges(F *y, const Changes<F> &changes, uint64_t offset,
                                      uint64_t count) {
