@@ -5,6 +5,7 @@
 #error "name the source among fault_sources in runtime/CMakeLists.txt"
 #endif
 
+#include <array>
 #ifdef MOEPLAN_FAULT_INJECTION
 #include <atomic>
 #include <cstdint>
@@ -13,6 +14,8 @@
 namespace moeplan {
 
 enum class FaultPoint { allocation, read, copy, checksum, kernelLoad };
+constexpr std::array kFaultPoints = {FaultPoint::allocation, FaultPoint::read, FaultPoint::copy,
+                                     FaultPoint::checksum, FaultPoint::kernelLoad};
 
 #ifdef MOEPLAN_FAULT_INJECTION
 
@@ -25,27 +28,22 @@ public:
     return injector;
   }
 
-  /// The `nth` point that is reached from now on fails, once; 0: none does.
-  void arm(uint64_t nth) {
+  /// The `nth` point of this kind that is reached from now on fails, once; 0: none does. By kind,
+  /// since threads that work side by side reach points in another order each time.
+  void arm(FaultPoint kind, uint64_t nth) {
+    nth_ = 0;
     reached_ = 0;
+    kind_ = kind;
     nth_ = nth;
   }
-  /// Points reached since arm().
-  uint64_t reached() const { return reached_; }
-  /// Where the armed failure happened, and whether it has.
+  /// Whether the armed failure has happened.
   bool fired() const { return nth_ != 0 && reached_ >= nth_; }
-  FaultPoint where() const { return where_; }
 
-  bool at(FaultPoint point) {
-    if (++reached_ != nth_)
-      return false;
-    where_ = point;
-    return true;
-  }
+  bool at(FaultPoint point) { return nth_ != 0 && point == kind_ && ++reached_ == nth_; }
 
 private:
+  std::atomic<FaultPoint> kind_{FaultPoint::allocation};
   std::atomic<uint64_t> reached_{0}, nth_{0};
-  std::atomic<FaultPoint> where_{FaultPoint::allocation};
 };
 
 /// Whether the caller is to fail here.

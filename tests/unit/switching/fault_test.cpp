@@ -11,10 +11,9 @@ namespace {
 
 /// Leaves no failure armed for what comes next.
 struct Armed {
-  explicit Armed(uint64_t nth) { FaultInjector::instance().arm(nth); }
-  ~Armed() { FaultInjector::instance().arm(0); }
+  Armed(FaultPoint kind, uint64_t nth) { FaultInjector::instance().arm(kind, nth); }
+  ~Armed() { FaultInjector::instance().arm(FaultPoint::allocation, 0); }
   bool fired() const { return FaultInjector::instance().fired(); }
-  FaultPoint where() const { return FaultInjector::instance().where(); }
 };
 
 struct Case {
@@ -42,36 +41,41 @@ TEST_P(FaultSweep, EveryPlaceMayFailInASwitch) {
     changed.insert(changed.end(), rest.begin(), rest.end());
   }
   std::set<FaultPoint> seen;
-  bool fired = true;
   uint64_t failures = 0, points = 0;
-  for (uint64_t nth = 1; fired; ++nth) {
-    ASSERT_LT(nth, 5000u);
+  // Makes the nth point of a kind fail in a switch; whether there was one.
+  const auto tryOne = [&](FaultPoint kind, uint64_t nth) {
+    SCOPED_TRACE("kind " + std::to_string(int(kind)) + ", failure " + std::to_string(nth));
     Served served(*artifact, c.from, c.onDevice ? "emu" : "cpu");
     if (c.tight)
       served.device().setBudget(served.device().used() + 100'000);
     std::vector<int32_t> tokens = served.generate(kBefore);
     Status status;
+    bool fired = false;
     {
-      const Armed armed(nth);
-      ASSERT_TRUE(served.runtime->switchPlan(*served.session, c.to, false).ok());
+      const Armed armed(kind, nth);
+      EXPECT_TRUE(served.runtime->switchPlan(*served.session, c.to, false).ok());
       // The session goes on when it happens; the switch ends before the plans are compared.
       status = served.runtime->switchPlan(*served.session, c.to, true);
       fired = armed.fired();
-      if (fired)
-        seen.insert(armed.where());
     }
     points += fired;
     failures += !status.ok();
     const std::vector<int32_t> rest = served.generate(kAfter);
     tokens.insert(tokens.end(), rest.begin(), rest.end());
     const bool flipped = std::string(served.session->planName()) == c.to;
-    EXPECT_EQ(tokens, flipped ? changed : unchanged) << "failure " << nth;
+    EXPECT_EQ(tokens, flipped ? changed : unchanged);
     EXPECT_EQ(status.ok(), status.message().empty());
     EXPECT_LE(served.device().used(), served.device().budget());
     // Nothing is left behind: the switch can be made afterwards.
-    ASSERT_TRUE(served.switchTo(c.to).ok()) << "after failure " << nth;
-    ASSERT_TRUE(served.switchTo(c.from).ok()) << "after failure " << nth;
-  }
+    EXPECT_TRUE(served.switchTo(c.to).ok());
+    EXPECT_TRUE(served.switchTo(c.from).ok());
+    return fired;
+  };
+  for (const FaultPoint kind : kFaultPoints)
+    for (uint64_t nth = 1; tryOne(kind, nth); ++nth) {
+      ASSERT_LT(nth, 5000u);
+      seen.insert(kind);
+    }
   std::set<FaultPoint> expected = {FaultPoint::allocation, FaultPoint::read, FaultPoint::checksum,
                                    FaultPoint::kernelLoad};
   if (c.onDevice)
@@ -89,33 +93,36 @@ INSTANTIATE_TEST_SUITE_P(, FaultSweep,
 
 TEST(FaultTest, ASessionThatCannotBeMadeSaysWhy) {
   const auto artifact = open(Artifacts::device());
-  bool fired = true;
-  for (uint64_t nth = 1; fired; ++nth) {
-    const Armed armed(nth);
-    bool made = true;
-    try {
-      Served served(*artifact, "half", "emu");
-    } catch (const std::runtime_error &error) {
-      made = false;
-      EXPECT_STRNE(error.what(), "");
+  for (const FaultPoint kind : kFaultPoints) {
+    bool fired = true;
+    for (uint64_t nth = 1; fired; ++nth) {
+      const Armed armed(kind, nth);
+      bool made = true;
+      try {
+        Served served(*artifact, "half", "emu");
+      } catch (const std::runtime_error &error) {
+        made = false;
+        EXPECT_STRNE(error.what(), "");
+      }
+      fired = armed.fired();
+      EXPECT_EQ(made, !fired) << "kind " << int(kind) << ", failure " << nth;
     }
-    fired = armed.fired();
-    EXPECT_EQ(made, !fired) << nth;
   }
 }
 
-TEST(FaultTest, ACopyThatFailsInAMissIsReadInPlace) {
+TEST(FaultTest, WhatFailsInAMissIsReadInPlace) {
   const auto artifact = open(Artifacts::misses());
   const std::vector<int32_t> expected = tokensOf(*artifact, "all", "emu", 20);
-  for (const char *plan : {"stream", "cached"}) {
-    bool fired = true;
-    for (uint64_t nth = 1; fired; nth = nth * 2 + 1) {
-      Served served(*artifact, plan, "emu");
-      const Armed armed(nth);
-      EXPECT_EQ(served.generate(20), expected) << plan << " " << nth;
-      fired = armed.fired();
+  for (const char *plan : {"stream", "cached"})
+    for (const FaultPoint kind : kFaultPoints) {
+      bool fired = true;
+      for (uint64_t nth = 1; fired; nth = nth * 2 + 1) {
+        Served served(*artifact, plan, "emu");
+        const Armed armed(kind, nth);
+        EXPECT_EQ(served.generate(20), expected) << plan << " " << int(kind) << " " << nth;
+        fired = armed.fired();
+      }
     }
-  }
 }
 
 } // namespace
