@@ -14,6 +14,7 @@
 #include "compiler/tune/tune.h"
 #include "formats.h"
 #include "runtime/device/cpu_features.h"
+#include "runtime/support/units.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/Verifier.h"
@@ -402,18 +403,15 @@ private:
     if (!cudaLibraries)
       return cudaLibraries.takeError();
     report.cuda = cudaReportOf(kernels, *cudaLibraries);
-    Provenance provenance{MOEPLAN_VERSION,
-                          LLVM_VERSION_STRING,
-                          /*checkpointDigest=*/"",
-                          policyDigest,
-                          commandLine(),
-                          statistics ? statistics->digest() : "",
-                          profileDigest,
-                          cuda.nvrtcVersion()};
+    Provenance provenance{MOEPLAN_VERSION,         LLVM_VERSION_STRING,
+                          /*checkpointDigest=*/"", policyDigest,
+                          commandLine(),           statistics ? statistics->digest() : "",
+                          profileDigest,           cuda.nvrtcVersion()};
     WeightQuantizer quantizer(statistics.get(), quantizers, options.threads);
     CompleteFacts complete;
     if (facts.canaryFacts)
       complete = [&](const std::string &path) { return scoreCanaryOf(path); };
+    noteSmallCache();
     const PackProgress progress = progressOf("pack", "bytes");
     auto packed = packArtifact(
         *module, libraries, *cudaLibraries, provenance, facts,
@@ -430,6 +428,21 @@ private:
     report.plans = policy.tiers.size();
     report.kernels = kernels.size();
     return report;
+  }
+
+  /// Whoever interrupts a compilation counts on finding again what was finished.
+  void noteSmallCache() const {
+    if (!options.notice || !cache->isOn() || checkpoint->syntheticSeed())
+      return;
+    uint64_t quantized = 0;
+    for (plan::SegmentOp segment : mlir::ModuleOp(*module).getOps<plan::SegmentOp>())
+      if (findFormat(std::string_view(segment.getFormat()))->isPacked())
+        quantized += segment.getBytes();
+    if (quantized > options.cacheBytes)
+      options.notice("the cache keeps " + formatBytes(double(options.cacheBytes)) + " of " +
+                     formatBytes(double(quantized)) +
+                     " of quantised weights (--cache-size): the rest is made again after an "
+                     "interruption");
   }
 
   /// What decides the bytes besides files, which have digests of their own.

@@ -62,6 +62,8 @@ struct CompileOptions {
   /// Called with what is done, as "pack", how much of it so far and in all, and the unit, "bytes"
   /// or in the plural; may be empty.
   std::function<void(const char *what, uint64_t done, uint64_t total, const char *unit)> progress;
+  /// Called with a line that is worth knowing before weights are streamed; may be empty.
+  std::function<void(const std::string &)> notice;
 };
 
 /// What was made, for the closing line of a tool.

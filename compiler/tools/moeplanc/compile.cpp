@@ -53,6 +53,7 @@ int runCompile(compiler::CompileOptions &options, bool json) {
     if (done == total)
       progress->finish();
   };
+  options.notice = [](const std::string &line) { std::fprintf(stderr, "%s\n", line.c_str()); };
   const auto begin = std::chrono::steady_clock::now();
   auto report = compiler::compile(options);
   if (!report) {
