@@ -55,7 +55,7 @@ struct CommandDraft {
   uint32_t kernel = 0;
   uint32_t tiles = 1;
   bool perToken = false;
-  std::vector<fb::Binding> bindings;
+  std::vector<fb::Binding> bindings = {};
 };
 
 struct ProgramDraft {
