@@ -62,7 +62,7 @@ struct CompileOptions {
   /// Called with what is done, as "pack", how much of it so far and in all, and the unit, "bytes"
   /// or in the plural; may be empty.
   std::function<void(const char *what, uint64_t done, uint64_t total, const char *unit)> progress;
-  /// Called with a line that is worth knowing before weights are streamed; may be empty.
+  /// Called with one line for the user, without its end, before weights are streamed; may be empty.
   std::function<void(const std::string &)> notice;
 };
 

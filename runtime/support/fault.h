@@ -5,8 +5,8 @@
 #error "name the source among fault_sources in runtime/CMakeLists.txt"
 #endif
 
-#include <array>
 #ifdef MOEPLAN_FAULT_INJECTION
+#include <array>
 #include <atomic>
 #include <cstdint>
 #endif
@@ -14,10 +14,12 @@
 namespace moeplan {
 
 enum class FaultPoint { allocation, read, copy, checksum, kernelLoad };
-constexpr std::array kFaultPoints = {FaultPoint::allocation, FaultPoint::read, FaultPoint::copy,
-                                     FaultPoint::checksum, FaultPoint::kernelLoad};
 
 #ifdef MOEPLAN_FAULT_INJECTION
+
+inline constexpr std::array kFaultPoints = {FaultPoint::allocation, FaultPoint::read,
+                                            FaultPoint::copy, FaultPoint::checksum,
+                                            FaultPoint::kernelLoad};
 
 /// Lets chosen points fail. One for the process: for tests alone, which link a runtime of their
 /// own.
